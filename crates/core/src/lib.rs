@@ -1,0 +1,10 @@
+//! The decisions of Verdigris, as total functions: data in, data out.
+//!
+//! Nothing here does I/O, waits, reads a clock, draws randomness, logs or uses `unsafe`. The roles carry out what this
+//! crate decides, so that models, simulation and production run the same code.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod digest;
+pub mod names;
+pub mod position;

@@ -1,0 +1,2 @@
+//! verdigris.
+fn main() {}
