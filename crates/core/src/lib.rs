@@ -5,6 +5,17 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod dead;
 pub mod digest;
+pub mod embedder;
+pub mod index_type;
+pub mod manifest;
+pub mod merge;
 pub mod names;
+pub mod pointer;
 pub mod position;
+pub mod retention;
+pub mod revision;
+pub mod settings;
+pub mod text;
+pub mod timestamp;

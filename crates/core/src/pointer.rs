@@ -1,0 +1,362 @@
+//! The pointer: the one object of a collection that ever changes, and the pure edits of it.
+//!
+//! Sequence and nonce make every content different from every other, so that a store's tag, often the MD5 of the
+//! content, never repeats.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::digest::Digest;
+use crate::manifest::{FORMAT_VERSION, LineageId, SettingsReference};
+use crate::names::CollectionName;
+use crate::position::Position;
+use crate::timestamp::Timestamp;
+
+/// How many nonces are remembered: a writer that was not told its outcome finds its own among them, unless more than
+/// this many swings went by meanwhile.
+pub const NONCES_KEPT: usize = 64;
+
+/// A manifest as the pointer names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestReference {
+    /// Key relative to the collection.
+    pub path: String,
+    /// BLAKE3 of the manifest.
+    pub digest: Digest,
+}
+
+/// A lineage that is served, or may be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineagePointer {
+    /// Its name.
+    pub lineage: LineageId,
+    /// Its newest release.
+    pub generation: u64,
+    /// That release's manifest.
+    pub manifest: ManifestReference,
+    /// What it is for.
+    pub role: LineageRole,
+    /// Since when it has this role.
+    pub since: Timestamp,
+}
+
+/// What a lineage is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LineageRole {
+    /// It answers.
+    Active,
+    /// It is to be promoted.
+    Candidate,
+    /// It was active and can be again.
+    WayBack,
+}
+
+/// A release that stays readable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptRelease {
+    /// Its generation.
+    pub generation: u64,
+    /// Its lineage.
+    pub lineage: LineageId,
+    /// Its manifest.
+    pub manifest: ManifestReference,
+    /// When it was written.
+    pub created_at: Timestamp,
+    /// Its checkpoint's sequence: bus retention never passes the oldest.
+    pub checkpoint: u64,
+    /// Whether a person asked to keep it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub pinned: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// The indexer that may publish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriterClaim {
+    /// Name of the process.
+    pub id: String,
+    /// Rises with every claim; a lower one never writes again (I-4).
+    pub epoch: u64,
+    /// Whether it said goodbye.
+    #[serde(default)]
+    pub stopped_cleanly: bool,
+    /// How many times in a row a writer ended without a goodbye while `trying` was set.
+    #[serde(default)]
+    pub unclean_ends: u32,
+    /// The event that is being touched singly, after an unclean end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trying: Option<Position>,
+}
+
+/// The owner of rollouts: `up/{instance}` or `controller/{namespace}/{name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerClaim {
+    /// Name of the owner.
+    pub id: String,
+    /// Rises with every claim.
+    pub epoch: u64,
+}
+
+/// What is held, by whom, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// What stands still.
+    pub kind: HoldKind,
+    /// Who asked.
+    pub actor: String,
+    /// Why, in that person's words.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// What stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldKind {
+    /// Nothing is promoted.
+    Promotion,
+    /// Nothing is published, and nothing promoted.
+    Publish,
+}
+
+/// An object that the pointer no longer names, and since when: it goes after the grace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnnamedManifest {
+    /// Its manifest, through which its files are found.
+    pub manifest: ManifestReference,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// The pointer of a collection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pointer {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// The collection.
+    pub collection: CollectionName,
+    /// Rises by one with every swing, from 1.
+    pub sequence: u64,
+    /// Generation of the newest publish; 0 before the first.
+    pub generation: u64,
+    /// Drawn anew for every swing.
+    pub nonce: String,
+    /// The last [`NONCES_KEPT`], this one last.
+    pub nonces: Vec<String>,
+    /// Who may publish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<WriterClaim>,
+    /// Who may move traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<OwnerClaim>,
+    /// The settings to be put into force by the next publish.
+    pub settings: SettingsReference,
+    /// The lineage that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<LineagePointer>,
+    /// The candidate, or the way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other: Option<LineagePointer>,
+    /// Releases that stay readable, the newest last; the named ones are among them.
+    #[serde(default)]
+    pub kept: Vec<KeptRelease>,
+    /// Releases that were let go and whose files wait for the grace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unnamed: Vec<UnnamedManifest>,
+    /// What is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// Set when the collection was deleted; its objects go after the grace, the name is free after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<Timestamp>,
+    /// When it was swung.
+    pub updated_at: Timestamp,
+    /// Fields of later software, kept.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// Why a pointer was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum PointerError {
+    /// The text is no pointer.
+    #[error("pointer is not readable")]
+    Json(#[source] serde_json::Error),
+    /// Written by other software.
+    #[error("pointer has format_version {0}; this software reads {FORMAT_VERSION}; use the version that wrote it")]
+    FormatVersion(u64),
+    /// Something changed it outside the protocol.
+    #[error("pointer has digest {found}, but says {expected}: it was damaged or edited by hand")]
+    Digest {
+        /// As the pointer says.
+        expected: String,
+        /// Of what it holds.
+        found: Digest,
+    },
+    /// It contradicts itself.
+    #[error("pointer is not consistent: {0}")]
+    Inconsistent(&'static str),
+}
+
+impl Pointer {
+    /// The pointer of a new collection: sequence 1, generation 0, no lineage.
+    pub fn first(collection: CollectionName, settings: SettingsReference, nonce: String, now: Timestamp) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            collection,
+            sequence: 1,
+            generation: 0,
+            nonces: vec![nonce.clone()],
+            nonce,
+            writer: None,
+            owner: None,
+            settings,
+            active: None,
+            other: None,
+            kept: Vec::new(),
+            unnamed: Vec::new(),
+            hold: None,
+            deleted_at: None,
+            updated_at: now,
+            unknown: Map::new(),
+        }
+    }
+
+    /// The same content as the next swing: sequence, nonce and time move on.
+    pub fn next(&self, nonce: String, now: Timestamp) -> Self {
+        let mut next = self.clone();
+        next.sequence += 1;
+        next.nonces.push(nonce.clone());
+        let over = next.nonces.len().saturating_sub(NONCES_KEPT);
+        next.nonces.drain(..over);
+        next.nonce = nonce;
+        // A clock that went back must not make an un-named object look older than it is.
+        next.updated_at = now.max(self.updated_at);
+        next
+    }
+
+    /// Whether a swing with this nonce is in the history (I-5).
+    pub fn remembers(&self, nonce: &str) -> bool {
+        self.nonces.iter().any(|known| known == nonce)
+    }
+
+    /// The pointer as it is stored, the digest of the rest of itself included.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut value = serde_json::to_value(self).expect("a pointer has only text keys");
+        let digest = Digest::of(&canonical_bytes(&value));
+        if let Value::Object(map) = &mut value {
+            map.insert("digest".to_owned(), Value::String(digest.to_string()));
+        }
+        serde_json::to_vec_pretty(&value).expect("a JSON value is always printable")
+    }
+
+    /// Reads and checks a pointer.
+    pub fn decode(bytes: &[u8]) -> Result<Self, PointerError> {
+        let mut value: Value = serde_json::from_slice(bytes).map_err(PointerError::Json)?;
+        let version = value.get("format_version").and_then(Value::as_u64).unwrap_or(0);
+        if version != u64::from(FORMAT_VERSION) {
+            return Err(PointerError::FormatVersion(version));
+        }
+        let expected = match value.as_object_mut().and_then(|map| map.remove("digest")) {
+            Some(Value::String(digest)) => digest,
+            _ => String::new(),
+        };
+        let found = Digest::of(&canonical_bytes(&value));
+        if expected != found.to_string() {
+            return Err(PointerError::Digest { expected, found });
+        }
+        let pointer: Self = serde_json::from_value(value).map_err(PointerError::Json)?;
+        pointer.check()?;
+        Ok(pointer)
+    }
+
+    /// Whether what it says fits together.
+    pub fn check(&self) -> Result<(), PointerError> {
+        let named = [&self.active, &self.other];
+        let problem = if self.nonces.last() != Some(&self.nonce) {
+            Some("its nonce is not the last of its history")
+        } else if self.generation == 0 && named.iter().any(|lineage| lineage.is_some()) {
+            Some("it names a lineage before the first publish")
+        } else if self.generation > 0 && self.active.is_none() {
+            Some("it names no active lineage after the first publish")
+        } else if named
+            .iter()
+            .flat_map(|lineage| lineage.iter())
+            .any(|lineage| lineage.generation > self.generation)
+        {
+            Some("a lineage is ahead of the pointer's generation")
+        } else if self.kept.windows(2).any(|pair| pair[0].generation > pair[1].generation) {
+            Some("kept releases are out of order")
+        } else {
+            None
+        };
+        problem.map_or(Ok(()), |problem| Err(PointerError::Inconsistent(problem)))
+    }
+}
+
+/// Compact JSON with sorted keys: `serde_json::Value` keeps its maps sorted, so this is the same on every machine.
+fn canonical_bytes(value: &Value) -> Vec<u8> {
+    serde_json::to_vec(value).expect("a JSON value is always printable")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pointer() -> Pointer {
+        let settings = SettingsReference {
+            version: 1,
+            digest: Digest::of(b"settings"),
+        };
+        Pointer::first(
+            "products".parse().expect("valid"),
+            settings,
+            "n1".to_owned(),
+            Timestamp(1),
+        )
+    }
+
+    #[test]
+    fn a_pointer_is_read_back_and_keeps_fields_of_later_software() {
+        let mut later = pointer().next("n2".to_owned(), Timestamp(2));
+        later.unknown.insert("of_later_software".to_owned(), Value::from(7));
+        let read = Pointer::decode(&later.encode()).expect("whole");
+        assert_eq!(read, later);
+        assert_eq!(read.sequence, 2);
+        assert!(read.remembers("n1") && read.remembers("n2") && !read.remembers("n3"));
+    }
+
+    #[test]
+    fn any_changed_byte_is_found() {
+        let bytes = pointer().encode();
+        for n in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[n] ^= 1;
+            let same_meaning = serde_json::from_slice::<Value>(&damaged).ok() == serde_json::from_slice(&bytes).ok();
+            assert!(same_meaning || Pointer::decode(&damaged).is_err(), "byte {n}");
+        }
+    }
+
+    #[test]
+    fn another_format_version_is_refused_by_name() {
+        let text = String::from_utf8(pointer().encode()).expect("JSON");
+        let newer = text.replace("\"format_version\": 1", "\"format_version\": 2");
+        assert!(matches!(
+            Pointer::decode(newer.as_bytes()),
+            Err(PointerError::FormatVersion(2))
+        ));
+    }
+
+    #[test]
+    fn only_the_last_nonces_are_remembered() {
+        let last = (2..=100).fold(pointer(), |p, n| p.next(format!("n{n}"), Timestamp(n)));
+        assert_eq!(last.nonces.len(), NONCES_KEPT);
+        assert!(last.remembers("n37") && !last.remembers("n36"));
+    }
+}
