@@ -1,1 +1,2 @@
-//! verdigris-tests.
+//! Tests of several roles together live beside this file in `tests/`; the library itself is empty.
+#![forbid(unsafe_code)]

@@ -6,7 +6,9 @@
 #![warn(missing_docs)]
 
 pub mod dead;
+pub mod dead_letter;
 pub mod digest;
+pub mod edit;
 pub mod embedder;
 pub mod index_type;
 pub mod manifest;

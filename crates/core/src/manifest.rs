@@ -302,7 +302,54 @@ pub enum Inconsistency {
     },
 }
 
+/// What is known of a collection before its first publish.
+#[derive(Debug, Clone)]
+pub struct Genesis {
+    /// The collection.
+    pub collection: CollectionName,
+    /// The lineage that begins.
+    pub lineage: LineageId,
+    /// How vectors are compared.
+    pub metric: Metric,
+    /// The model.
+    pub embedder: EmbedderIdentity,
+    /// The settings.
+    pub settings: SettingsReference,
+    /// The stream that will be read from its beginning.
+    pub stream: StreamIdentity,
+}
+
 impl Manifest {
+    /// What the first publish is an edit of: generation 0, which is never written.
+    pub fn genesis(genesis: Genesis) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            collection: genesis.collection,
+            generation: 0,
+            parent: None,
+            lineage: genesis.lineage,
+            created_at: Timestamp::default(),
+            writer: String::new(),
+            dimension: genesis.embedder.dimension,
+            metric: genesis.metric,
+            count: 0,
+            documents: 0,
+            content: ContentSum::default(),
+            embedder: genesis.embedder,
+            settings: genesis.settings,
+            segments: Vec::new(),
+            checkpoint: Checkpoint {
+                stream: genesis.stream,
+                sequence: 0,
+                digest: None,
+            },
+            watermark: None,
+            stats: Stats::default(),
+            reason: PublishReason::Publish,
+            unknown: Map::new(),
+        }
+    }
+
     /// The manifest as it is stored.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("a manifest has only text keys")

@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh Debian or Ubuntu machine with Rust and Python 3: `make demo` and `make test`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# One profile and one target folder for everything, so that nothing is compiled twice.
+CARGO ?= cargo
+VERDIGRIS := $(or $(CARGO_TARGET_DIR),target)/debug/verdigris
+# A cmake that set-up had to fetch, where the system's is too old for FAISS.
+export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
+export VERDIGRIS_CACHE ?= $(CURDIR)/.cache
+
+.PHONY: help setup build model demo test lint bench proto audit format clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+
+setup: ## Install what the build needs (apt packages); says what it does
+	@scripts/setup
+
+build: setup ## Build the executable
+	@$(CARGO) build --locked --workspace --bins
+
+model: build ## Fetch the embedding model into the cache folder, checked by sha256
+	@$(VERDIGRIS) model fetch
+
+demo: model ## Run the main job: events in, FAISS releases out, gRPC search, live changes
+	@examples/demo.sh $(VERDIGRIS)
+
+test: model ## Run all tests
+	@$(CARGO) test --locked --workspace --no-fail-fast
+
+lint: setup ## Check formatting and lints; warnings are errors
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+bench: model ## Run the benchmarks that docs/benchmarks.md keeps
+	@scripts/bench $(VERDIGRIS)
+
+proto: setup ## Generate crates/proto from proto/ again
+	@UPDATE_PROTO=1 $(CARGO) test --locked -p verdigris-proto
+
+audit: ## Check licences, sources and advisories of dependencies (needs cargo-deny)
+	@$(CARGO) deny check
+
+format: ## Format the code
+	@$(CARGO) fmt --all
+
+clean: ## Remove what was built; the model stays
+	@$(CARGO) clean
