@@ -5,17 +5,22 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod canonical;
 pub mod dead;
 pub mod dead_letter;
 pub mod digest;
+pub mod document;
 pub mod edit;
 pub mod embedder;
+pub mod event;
 pub mod index_type;
+mod json;
 pub mod manifest;
 pub mod merge;
 pub mod names;
 pub mod pointer;
 pub mod position;
+pub mod rejection;
 pub mod retention;
 pub mod revision;
 pub mod settings;
