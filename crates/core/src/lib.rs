@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod canonical;
+pub mod checkpoint;
 pub mod dead;
 pub mod dead_letter;
 pub mod digest;
