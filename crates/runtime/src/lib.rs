@@ -1,0 +1,13 @@
+//! The process around the roles: clock, shutdown, telemetry, metrics, health, tokens, gRPC serving.
+//!
+//! Nothing of a role is known here, and nothing here reads the environment or catches a signal unless a `main` asks.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod authentication;
+pub mod clock;
+pub mod http;
+pub mod metrics;
+pub mod serving;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,106 @@
+//! Ending a process: one token that all tasks watch, and tasks with names whose unexpected end is the process's end.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Tasks of a process, by name.
+#[derive(Clone)]
+pub struct Tasks {
+    token: CancellationToken,
+    tracker: TaskTracker,
+    ended: mpsc::UnboundedSender<Ended>,
+}
+
+/// A task that ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+#[error("task {name} ended unexpectedly{}", cause.as_ref().map(|cause| format!(": {cause:#}")).unwrap_or_default())]
+pub struct Ended {
+    /// The task's name.
+    pub name: String,
+    /// What it said.
+    pub cause: Option<anyhow::Error>,
+}
+
+impl Tasks {
+    /// No tasks yet. The receiver tells of tasks that ended unexpectedly.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Ended>) {
+        let (ended, receiver) = mpsc::unbounded_channel();
+        (Self { token: CancellationToken::new(), tracker: TaskTracker::new(), ended }, receiver)
+    }
+
+    /// The token that is cancelled when the process ends.
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
+    /// Starts a task that runs until the token is cancelled; an earlier end, a panic among them, is reported.
+    pub fn spawn(&self, name: impl Into<String>, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        let (name, token, ended) = (name.into(), self.token.clone(), self.ended.clone());
+        let work = tokio::spawn(task);
+        self.tracker.spawn(async move {
+            let cause = match work.await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error),
+                Err(panic) => Some(anyhow::Error::new(panic)),
+            };
+            if !token.is_cancelled() || cause.is_some() {
+                // The receiver is gone only when the process ends anyway.
+                let _ = ended.send(Ended { name, cause });
+            }
+        });
+    }
+
+    /// Tells all tasks to end and waits for them, at most `limit`; false when some did not.
+    pub async fn end(&self, limit: Duration) -> bool {
+        self.token.cancel();
+        self.tracker.close();
+        tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()
+    }
+}
+
+/// Waits for SIGTERM or SIGINT. Only a `main` calls this.
+pub async fn terminated() -> std::io::Result<&'static str> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = term.recv() => Ok("SIGTERM"),
+        _ = interrupt.recv() => Ok("SIGINT"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_unexpectedly_is_reported_by_name() {
+        let (tasks, mut ended) = Tasks::new();
+        tasks.spawn("reader", async { anyhow::bail!("the file is gone") });
+        let ended = ended.recv().await.expect("reported");
+        assert_eq!(ended.to_string(), "task reader ended unexpectedly: the file is gone");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_reported_by_name_too() {
+        let (tasks, mut ended) = Tasks::new();
+        tasks.spawn("reader", async { panic!("planted") });
+        assert!(ended.recv().await.expect("reported").to_string().starts_with("task reader ended unexpectedly"));
+    }
+
+    #[tokio::test]
+    async fn tasks_end_when_they_are_told_and_are_not_reported() {
+        let (tasks, mut ended) = Tasks::new();
+        let token = tasks.token();
+        tasks.spawn("reader", async move {
+            token.cancelled().await;
+            Ok(())
+        });
+        assert!(tasks.end(Duration::from_secs(60)).await);
+        assert!(ended.try_recv().is_err());
+    }
+}
