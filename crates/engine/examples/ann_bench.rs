@@ -1,0 +1,266 @@
+//! Recall and latency of vector search on real product vectors and on made ones, one thread, one query per call.
+//!
+//! `cargo run -p verdigris-engine --example ann_bench -- DATA [--made] [--types HNSW32,…;…] [--save DIR]`, where DATA
+//! holds the folders `esci`, `icecat` and `products` with their `product-vectors.f16.npy`. Prints a table, then one
+//! JSON line. `--save` keeps vectors, queries and truth as raw float32 and the built structures, so that peers can be
+//! measured on the very same, and uses structures that are there already.
+#![expect(clippy::print_stdout, reason = "a program whose purpose is to print")]
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use verdigris_core::index_type::IndexType;
+use verdigris_engine::ann::{self, Ann, AnnExpectation, AnnSearch, DenseBitmap};
+use verdigris_engine::mapped::MappedBytes;
+
+const D: usize = 384;
+const K: usize = 10;
+const QUERIES_MAX: usize = 1_000;
+/// The fastest of so many rounds counts: others use the machine too.
+const ROUNDS: usize = 5;
+
+struct Set {
+    name: &'static str,
+    base: Vec<f32>,
+    queries: Vec<f32>,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let value = |flag: &str| {
+        arguments
+            .iter()
+            .position(|a| a == flag)
+            .map(|at| arguments[at + 1].clone())
+    };
+    let data = PathBuf::from(arguments.first().expect("the folder with the data"));
+    let save = value("--save").map(PathBuf::from);
+    let types = value("--types").unwrap_or_else(|| "HNSW32".to_owned());
+    let mut sets = vec![products(&data)];
+    if arguments.iter().any(|a| a == "--made") {
+        sets.push(made());
+    }
+    verdigris_engine::processor::check_processor().expect("a processor of this level");
+    let mut lines = Vec::new();
+    for set in &sets {
+        let rows = set.base.len() / D;
+        let flat = built(set, "Flat", None).0;
+        let truth: Vec<Vec<(u32, f32)>> = set
+            .queries
+            .chunks_exact(D)
+            .map(|q| flat.search(q, &AnnSearch::new(K), None).expect("a search"))
+            .collect();
+        if let Some(folder) = &save {
+            keep(folder, set, &truth);
+        }
+        for index_type in types.split(';') {
+            let (ann, seconds) = built(set, index_type, save.as_deref());
+            println!(
+                "\n{} {} of {rows} x {D}, built in {seconds:.1} s on two threads",
+                set.name, index_type
+            );
+            println!("{:>8} {:>9} {:>9} {:>8}", "effort", "p50 us", "p99 us", "recall");
+            let efforts: &[u32] = if index_type.starts_with("IVF") {
+                &[8, 16, 32, 64, 128]
+            } else {
+                &[32, 64, 96, 128, 256]
+            };
+            for effort in efforts {
+                let search = AnnSearch {
+                    k: K,
+                    ef_search: Some(*effort),
+                    nprobe: Some(*effort),
+                };
+                lines.push(measure(set, &ann, &search, None, &truth, index_type, "1"));
+            }
+            for share in [0.5, 0.2, 0.1, 0.05, 0.005, 0.0005] {
+                let allowed = random(rows as u32, share);
+                let truth: Vec<_> = set
+                    .queries
+                    .chunks_exact(D)
+                    .map(|q| flat.search(q, &AnnSearch::new(K), Some(&allowed)).expect("a search"))
+                    .collect();
+                let search = AnnSearch {
+                    k: K,
+                    ef_search: Some(64),
+                    nprobe: Some(32),
+                };
+                lines.push(measure(
+                    set,
+                    &ann,
+                    &search,
+                    Some(&allowed),
+                    &truth,
+                    index_type,
+                    &share.to_string(),
+                ));
+            }
+        }
+    }
+    println!("\n[{}]", lines.join(","));
+}
+
+fn measure(
+    set: &Set,
+    ann: &Ann,
+    search: &AnnSearch,
+    allowed: Option<&DenseBitmap>,
+    truth: &[Vec<(u32, f32)>],
+    index_type: &str,
+    share: &str,
+) -> String {
+    let (mut p50, mut p99, mut good, mut wanted) = (f64::MAX, f64::MAX, 0, 0);
+    for round in 0..ROUNDS {
+        let mut times = Vec::new();
+        for (query, truth) in set.queries.chunks_exact(D).zip(truth) {
+            let start = Instant::now();
+            let hits = ann.search(query, search, allowed).expect("a search");
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+            if round == 0 {
+                let worst = truth.last().map_or(0.0, |hit| hit.1);
+                good += hits.iter().filter(|hit| hit.1 >= worst).count();
+                wanted += truth.len();
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        p50 = p50.min(times[times.len() / 2]);
+        p99 = p99.min(times[times.len() * 99 / 100]);
+    }
+    let recall = good as f64 / wanted as f64;
+    let effort = search.ef_search.expect("set above");
+    let filter = if allowed.is_some() {
+        format!("filter {share}")
+    } else {
+        effort.to_string()
+    };
+    println!("{filter:>8} {p50:>9.1} {p99:>9.1} {recall:>8.4}");
+    let set = set.name;
+    format!(
+        r#"{{"set":"{set}","type":"{index_type}","effort":{effort},"share":{share},"p50_us":{p50:.1},"p99_us":{p99:.1},"recall":{recall:.4}}}"#
+    )
+}
+
+fn built(set: &Set, index_type: &str, save: Option<&Path>) -> (Ann, f64) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let index_type: IndexType = index_type.parse().expect("an allowed type");
+    let path = match save {
+        Some(folder) => folder.join(format!("{}.{index_type}.faiss", set.name)),
+        None => folder.path().join("vectors.faiss"),
+    };
+    let start = Instant::now();
+    if !path.exists() {
+        ann::build(&index_type, D as u32, &set.base, 2, &path).expect("a structure");
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let expected = AnnExpectation {
+        index_type,
+        dimension: D as u32,
+        rows: (set.base.len() / D) as u32,
+    };
+    let bytes = MappedBytes::open(&path).expect("the file just built");
+    // As the digest does in production: every page is read once before the first search.
+    std::hint::black_box(bytes.iter().step_by(4_096).map(|byte| u64::from(*byte)).sum::<u64>());
+    let start = Instant::now();
+    let ann = Ann::open(bytes, &expected).expect("the file just built");
+    println!("{index_type}: opened in {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+    (ann, seconds)
+}
+
+fn keep(folder: &Path, set: &Set, truth: &[Vec<(u32, f32)>]) {
+    let write = |what: &str, values: &mut dyn Iterator<Item = f32>| {
+        let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+        std::fs::write(folder.join(format!("{}.{what}.f32", set.name)), bytes).expect("room for the vectors");
+    };
+    write("base", &mut set.base.iter().copied());
+    write("query", &mut set.queries.iter().copied());
+    write("truth", &mut truth.iter().flatten().map(|hit| hit.1));
+}
+
+fn random(rows: u32, share: f64) -> DenseBitmap {
+    let mut rng = SmallRng::seed_from_u64(5);
+    let mut bitmap = DenseBitmap::empty(rows);
+    (0..rows)
+        .filter(|_| rng.random_bool(share))
+        .for_each(|row| bitmap.insert(row));
+    bitmap
+}
+
+// === vectors ===
+
+fn products(data: &Path) -> Set {
+    let read = |what: &str| -> Vec<f32> {
+        let files = ["esci", "icecat", "products"].map(|name| data.join(name).join(format!("{what}-vectors.f16.npy")));
+        files.iter().flat_map(|file| read_f16(file)).collect()
+    };
+    let queries = read("query");
+    let step = (queries.len() / D / QUERIES_MAX).max(1);
+    let queries = queries
+        .chunks_exact(D)
+        .step_by(step)
+        .take(QUERIES_MAX)
+        .flatten()
+        .copied()
+        .collect();
+    Set {
+        name: "products",
+        base: read("product"),
+        queries,
+    }
+}
+
+/// A NumPy file of float16, widened.
+fn read_f16(file: &Path) -> Vec<f32> {
+    let bytes = std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let header = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    bytes[header..]
+        .chunks_exact(2)
+        .map(|pair| widened(u16::from_le_bytes([pair[0], pair[1]])))
+        .collect()
+}
+
+fn widened(half: u16) -> f32 {
+    let (sign, exponent, fraction) = (half >> 15, i32::from(half >> 10 & 0x1f), f32::from(half & 0x3ff));
+    let magnitude = match exponent {
+        0 => fraction * 2f32.powi(-24),
+        _ => (1.0 + fraction / 1_024.0) * 2f32.powi(exponent - 15),
+    };
+    if sign == 1 { -magnitude } else { magnitude }
+}
+
+/// 200,000 vectors in 2,000 clusters with a decaying spectrum: what embeddings look like from afar.
+fn made() -> Set {
+    const ROWS: usize = 200_000;
+    const CENTRES: usize = 2_000;
+    let mut rng = SmallRng::seed_from_u64(7);
+    let spread: Vec<f32> = (1..=D).map(|i| (i as f32).powf(-0.6)).collect();
+    // The sum of twelve uniform numbers is as good as a normal one here.
+    let normal = |rng: &mut SmallRng| (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0;
+    let centres: Vec<f32> = (0..CENTRES * D).map(|i| normal(&mut rng) * spread[i % D]).collect();
+    let weights: Vec<f64> = (1..=CENTRES).map(|i| (i as f64).powf(-0.6)).collect();
+    let total: f64 = weights.iter().sum();
+    let mut vector = || -> Vec<f32> {
+        let mut draw = rng.random::<f64>() * total;
+        let centre = weights
+            .iter()
+            .position(|w| {
+                draw -= w;
+                draw <= 0.0
+            })
+            .unwrap_or(CENTRES - 1);
+        let noise = rng.random_range(0.4..0.9);
+        let vector: Vec<f32> = (0..D)
+            .map(|i| centres[centre * D + i] + noise * normal(&mut rng) * spread[i])
+            .collect();
+        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+        vector.iter().map(|x| x / length).collect()
+    };
+    let base = (0..ROWS).flat_map(|_| vector()).collect();
+    let queries = (0..QUERIES_MAX).flat_map(|_| vector()).collect();
+    Set {
+        name: "made",
+        base,
+        queries,
+    }
+}

@@ -1,0 +1,154 @@
+//! Damaged files. A digest stands before every opening; this is about what happens when that guard is absent: a
+//! truncated or foreign file is refused, and one whose references were changed is refused or searched without harm.
+
+mod support;
+
+use std::path::Path;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use support::{Built, TYPES, build, made_vectors, rows_of};
+use verdigris_engine::ann::{Ann, AnnExpectation, AnnSearch};
+use verdigris_engine::error::EngineError;
+use verdigris_engine::mapped::MappedBytes;
+
+const D: usize = 16;
+
+fn open(folder: &Path, bytes: &[u8], expected: &AnnExpectation) -> Result<Ann, EngineError> {
+    // A new file each time: a mapped file must never be written to.
+    let file = tempfile::NamedTempFile::new_in(folder).unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    Ann::open(MappedBytes::open(file.path()).unwrap(), expected)
+}
+
+fn each_type(rows: usize, check: impl Fn(&Built, &[u8], &Path)) {
+    let folder = tempfile::tempdir().unwrap();
+    let vectors = made_vectors(rows, D, 21);
+    for index_type in TYPES {
+        let built = build(index_type, D as u32, &vectors);
+        let bytes = std::fs::read(&built.path).unwrap();
+        check(&built, &bytes, folder.path());
+    }
+}
+
+#[test]
+fn a_truncated_or_lengthened_file_is_refused() {
+    each_type(2_100, |built, bytes, folder| {
+        let name = built.expected.index_type;
+        let steps = (0..64).map(|i| bytes.len() * i / 64);
+        for length in steps.chain(1..64).chain(bytes.len() - 64..bytes.len()) {
+            if length == 0 {
+                continue; // an empty file cannot be mapped at all
+            }
+            let error = open(folder, &bytes[..length], &built.expected).expect_err("truncated");
+            assert!(
+                matches!(error, EngineError::VectorFile { .. }),
+                "{name} cut to {length}: {error}"
+            );
+        }
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        assert!(
+            matches!(
+                open(folder, &longer, &built.expected),
+                Err(EngineError::VectorFile { .. })
+            ),
+            "{name} longer"
+        );
+    });
+}
+
+#[test]
+fn garbage_and_other_structures_of_faiss_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let expected = AnnExpectation {
+        index_type: "Flat".parse().unwrap(),
+        dimension: 16,
+        rows: 10,
+    };
+    let mut rng = SmallRng::seed_from_u64(22);
+    for length in [1, 3, 4, 5, 8, 37, 45, 100, 4_096] {
+        let noise: Vec<u8> = (0..length).map(|_| rng.random()).collect();
+        assert!(
+            matches!(
+                open(folder.path(), &noise, &expected),
+                Err(EngineError::VectorFile { .. })
+            ),
+            "{length} bytes"
+        );
+    }
+    // Letters that FAISS knows and the allow-list does not: binary, LSH, pre-transform, id map, on-disk lists.
+    for letters in [
+        "IBxF", "IxHe", "IxPT", "IxMp", "IxM2", "IwPQ", "INSf", "Ixrq", "null", "ilod",
+    ] {
+        let bytes: Vec<u8> = letters.bytes().chain([0; 4_096]).collect();
+        assert!(
+            matches!(
+                open(folder.path(), &bytes, &expected),
+                Err(EngineError::VectorFile { .. })
+            ),
+            "{letters}"
+        );
+    }
+}
+
+// Sizes that a file cannot hold must not reserve memory: each 8 bytes that are a count are set to something huge.
+#[test]
+fn a_count_that_the_file_cannot_hold_is_refused() {
+    each_type(2_100, |built, bytes, folder| {
+        let rows = u64::from(built.expected.rows).to_le_bytes();
+        let counts: Vec<usize> = bytes
+            .windows(8)
+            .enumerate()
+            .filter(|(_, w)| *w == rows)
+            .map(|(at, _)| at)
+            .collect();
+        assert!(!counts.is_empty());
+        for at in counts {
+            for huge in [1 << 33, 1 << 39, u64::MAX / 4, u64::MAX] {
+                let mut damaged = bytes.to_vec();
+                damaged[at..at + 8].copy_from_slice(&huge.to_le_bytes());
+                let opened = open(folder, &damaged, &built.expected);
+                assert!(
+                    opened.is_err(),
+                    "{} count at {at} set to {huge}",
+                    built.expected.index_type
+                );
+            }
+        }
+    });
+}
+
+// Sampled bytes of the description and of the links, to each of several values. What opens must search without harm.
+#[test]
+fn changed_bytes_are_refused_or_searched_without_harm() {
+    let queries = made_vectors(3, D, 24);
+    each_type(2_100, |built, bytes, folder| {
+        let mut rng = SmallRng::seed_from_u64(23);
+        let near_start = 0..bytes.len().min(300);
+        let anywhere: Vec<usize> = (0..300).map(|_| rng.random_range(0..bytes.len())).collect();
+        let (mut refused, mut opened) = (0, 0);
+        for at in near_start.chain(anywhere) {
+            let mut damaged = bytes.to_vec();
+            damaged[at] = match at % 3 {
+                0 => 0xff,
+                1 => damaged[at] ^ 0x80,
+                _ => damaged[at].wrapping_add(1),
+            };
+            match open(folder, &damaged, &built.expected) {
+                Err(_) => refused += 1,
+                Ok(ann) => {
+                    opened += 1;
+                    for query in rows_of(&queries, D) {
+                        assert_eq!(ann.search(query, &AnnSearch::new(10), None).unwrap().len(), 10);
+                    }
+                }
+            }
+        }
+        assert!(
+            refused > 20 && opened > 100,
+            "{}: {refused} refused, {opened} opened",
+            built.expected.index_type
+        );
+    });
+}
