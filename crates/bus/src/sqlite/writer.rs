@@ -322,14 +322,13 @@ fn insert(
         return Ok(Err(BusError::ClockExhausted(append.collection.clone())));
     };
     let first = state.last + 1;
-    let mut next_ns = accepted_at_ns - (append.events.len() as i64 - 1);
+    let first_ns = accepted_at_ns - (append.events.len() as i64 - 1);
     let sql = "INSERT INTO events (stream, sequence, accepted_at_ns, payload) VALUES (?1, ?2, ?3, ?4)";
     let mut statement = transaction.prepare_cached(sql)?;
-    for event in &append.events {
+    for (event, accepted_at_ns) in append.events.iter().zip(first_ns..=accepted_at_ns) {
         state.last += 1;
         state.bytes += event.payload.len() as u64;
-        statement.execute((stream.number, state.last, next_ns, &event.payload[..]))?;
-        next_ns += 1;
+        statement.execute((stream.number, state.last, accepted_at_ns, &event.payload[..]))?;
     }
     state.last_accepted_at_ns = Some(accepted_at_ns);
     Ok(Ok(Appended {
