@@ -7,6 +7,7 @@
 
 pub mod canonical;
 pub mod checkpoint;
+pub mod commit;
 pub mod dead;
 pub mod dead_letter;
 pub mod digest;
@@ -14,6 +15,7 @@ pub mod document;
 pub mod edit;
 pub mod embedder;
 pub mod event;
+pub mod garbage;
 pub mod index_type;
 mod json;
 pub mod manifest;
@@ -22,6 +24,7 @@ pub mod names;
 pub mod pointer;
 pub mod position;
 pub mod rejection;
+pub mod resync;
 pub mod retention;
 pub mod revision;
 pub mod settings;

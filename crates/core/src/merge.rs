@@ -109,9 +109,10 @@ pub struct Origin {
 }
 
 /// The rows of a merge's result that died while it ran: those whose origin is dead now. `origins[n]` is where row n
-/// came from; `dead_now[s]` are the dead rows of segment s of the plan in the release that the merge commits against.
-pub fn died_meanwhile(origins: &[Origin], dead_now: &[RoaringBitmap]) -> RoaringBitmap {
-    let is_dead = |origin: &Origin| dead_now[origin.segment as usize].contains(origin.row);
+/// came from; `dead_now[s]` are the dead rows of segment s of the plan in the release that the merge commits against,
+/// none where the segment has left it because all of its rows died.
+pub fn died_meanwhile(origins: &[Origin], dead_now: &[Option<&RoaringBitmap>]) -> RoaringBitmap {
+    let is_dead = |origin: &Origin| dead_now[origin.segment as usize].is_none_or(|dead| dead.contains(origin.row));
     (0u32..)
         .zip(origins)
         .filter(|(_, origin)| is_dead(origin))
@@ -209,8 +210,9 @@ mod tests {
 
     #[test]
     fn rows_that_died_while_a_merge_ran_are_dead_in_its_result() {
-        let origins = [(0, 1), (0, 3), (1, 0), (1, 2)].map(|(segment, row)| Origin { segment, row });
+        let origins = [(0, 1), (0, 3), (1, 0), (1, 2), (2, 0)].map(|(segment, row)| Origin { segment, row });
         let dead_now: [RoaringBitmap; 2] = [[0, 3].into_iter().collect(), [2].into_iter().collect()];
-        assert_eq!(died_meanwhile(&origins, &dead_now).iter().collect::<Vec<_>>(), [1, 3]);
+        let dead_now = [Some(&dead_now[0]), Some(&dead_now[1]), None];
+        assert_eq!(died_meanwhile(&origins, &dead_now).iter().collect::<Vec<_>>(), [1, 3, 4]);
     }
 }

@@ -300,6 +300,204 @@ impl Pointer {
     }
 }
 
+/// Why an edit does not apply to a pointer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EditRefused {
+    /// Another indexer took over (I-4).
+    #[error("epoch {ours} has ended: indexer {holder} took over with epoch {theirs}")]
+    LostTurn {
+        /// Our epoch.
+        ours: u64,
+        /// The pointer's.
+        theirs: u64,
+        /// Who holds it.
+        holder: String,
+    },
+    /// The collection was deleted.
+    #[error("collection {0} was deleted")]
+    Deleted(CollectionName),
+    /// Somebody published meanwhile, which the epoch should have prevented.
+    #[error("generation {found} is published already, but this publish follows {expected}")]
+    Generation {
+        /// What the publish follows.
+        expected: u64,
+        /// What the pointer has.
+        found: u64,
+    },
+    /// Publishing is held by a person.
+    #[error("publishing is held by {actor}: {reason}")]
+    Held {
+        /// Who.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a publish tells the pointer.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The release.
+    pub release: KeptRelease,
+    /// The settings that it put into force.
+    pub settings: SettingsReference,
+    /// How long un-named manifests are remembered, in nanoseconds.
+    pub grace_ns: i64,
+}
+
+impl Pointer {
+    /// A writer begins: its epoch rises, and others end (I-4). An earlier writer that did not say goodbye leaves a
+    /// count of unclean ends, as long as it was trying the same event.
+    pub fn claim(&self, id: &str, nonce: String, now: Timestamp) -> Result<Self, EditRefused> {
+        self.check_deleted()?;
+        let mut next = self.next(nonce, now);
+        let (epoch, unclean_ends, trying) = match &self.writer {
+            None => (1, 0, None),
+            Some(writer) if writer.stopped_cleanly => (writer.epoch + 1, 0, None),
+            Some(writer) => (writer.epoch + 1, writer.unclean_ends + 1, writer.trying),
+        };
+        next.writer = Some(WriterClaim {
+            id: id.to_owned(),
+            epoch,
+            stopped_cleanly: false,
+            unclean_ends,
+            trying,
+        });
+        Ok(next)
+    }
+
+    /// The writer names the event that it is about to touch.
+    pub fn try_event(&self, epoch: u64, event: Position, nonce: String, now: Timestamp) -> Result<Self, EditRefused> {
+        self.check_turn(epoch)?;
+        let mut next = self.next(nonce, now);
+        if let Some(writer) = &mut next.writer {
+            // Another event than the one that ended the process before: that one is past.
+            writer.unclean_ends = if writer.trying == Some(event) {
+                writer.unclean_ends
+            } else {
+                0
+            };
+            writer.trying = Some(event);
+        }
+        Ok(next)
+    }
+
+    /// A release takes the place of the one before it in its lineage.
+    pub fn publish(
+        &self,
+        epoch: u64,
+        published: &Published,
+        nonce: String,
+        now: Timestamp,
+    ) -> Result<Self, EditRefused> {
+        self.check_turn(epoch)?;
+        self.check_deleted()?;
+        if let Some(hold) = self.hold.as_ref().filter(|hold| hold.kind == HoldKind::Publish) {
+            return Err(EditRefused::Held {
+                actor: hold.actor.clone(),
+                reason: hold.reason.clone(),
+            });
+        }
+        let release = &published.release;
+        if self.generation + 1 != release.generation {
+            return Err(EditRefused::Generation {
+                expected: release.generation.saturating_sub(1),
+                found: self.generation,
+            });
+        }
+        let mut next = self.next(nonce, now);
+        let since = self
+            .active
+            .as_ref()
+            .filter(|active| active.lineage == release.lineage)
+            .map(|active| active.since);
+        next.generation = release.generation;
+        next.active = Some(LineagePointer {
+            lineage: release.lineage.clone(),
+            generation: release.generation,
+            manifest: release.manifest.clone(),
+            role: LineageRole::Active,
+            since: since.unwrap_or(now),
+        });
+        if next.settings.version <= published.settings.version {
+            next.settings = published.settings.clone();
+        }
+        next.kept.push(release.clone());
+        next.forget(published.grace_ns, now);
+        Ok(next)
+    }
+
+    /// New settings, to be put into force by the next publish.
+    pub fn set_settings(
+        &self,
+        settings: SettingsReference,
+        nonce: String,
+        now: Timestamp,
+    ) -> Result<Self, EditRefused> {
+        self.check_deleted()?;
+        let mut next = self.next(nonce, now);
+        next.settings = settings;
+        Ok(next)
+    }
+
+    /// The writer says goodbye.
+    pub fn goodbye(&self, epoch: u64, nonce: String, now: Timestamp) -> Result<Self, EditRefused> {
+        self.check_turn(epoch)?;
+        let mut next = self.next(nonce, now);
+        if let Some(writer) = &mut next.writer {
+            writer.stopped_cleanly = true;
+            writer.unclean_ends = 0;
+            writer.trying = None;
+        }
+        Ok(next)
+    }
+
+    /// Marks the collection as deleted.
+    pub fn delete(&self, nonce: String, now: Timestamp) -> Result<Self, EditRefused> {
+        self.check_deleted()?;
+        let mut next = self.next(nonce, now);
+        next.deleted_at = Some(now);
+        Ok(next)
+    }
+
+    /// Lets releases go that need not be kept, and forgets un-named ones after the grace.
+    fn forget(&mut self, grace_ns: i64, now: Timestamp) {
+        let named: Vec<u64> = [&self.active, &self.other]
+            .into_iter()
+            .flatten()
+            .map(|lineage| lineage.generation)
+            .collect();
+        let (stay, go) = crate::retention::split(&self.kept, now, |release| named.contains(&release.generation));
+        self.kept = stay;
+        self.unnamed.retain(|unnamed| now.since(unnamed.since) < grace_ns);
+        self.unnamed.extend(go.into_iter().map(|release| UnnamedManifest {
+            manifest: release.manifest,
+            since: now,
+        }));
+    }
+
+    fn check_turn(&self, epoch: u64) -> Result<(), EditRefused> {
+        match &self.writer {
+            Some(writer) if writer.epoch == epoch => Ok(()),
+            writer => Err(EditRefused::LostTurn {
+                ours: epoch,
+                theirs: writer.as_ref().map_or(0, |writer| writer.epoch),
+                holder: writer
+                    .as_ref()
+                    .map_or_else(|| "nobody".to_owned(), |writer| writer.id.clone()),
+            }),
+        }
+    }
+
+    fn check_deleted(&self) -> Result<(), EditRefused> {
+        if self.deleted_at.is_some() {
+            Err(EditRefused::Deleted(self.collection.clone()))
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// Compact JSON with sorted keys: `serde_json::Value` keeps its maps sorted, so this is the same on every machine.
 fn canonical_bytes(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).expect("a JSON value is always printable")

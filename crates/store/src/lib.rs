@@ -1,0 +1,21 @@
+//! Objects: one trait for every store, the directory store of a single machine, the commit protocol over any store,
+//! verified fetch, garbage collection, and faults for tests.
+//!
+//! Deliberately absent: what a publish means (that is `core`'s) and S3, which comes behind the same trait.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod collection;
+pub mod commit;
+pub mod directory;
+mod error;
+pub mod faults;
+pub mod fetch;
+pub mod garbage;
+pub mod keys;
+mod object;
+pub mod publish;
+
+pub use error::{ReadError, StoreError};
+pub use fetch::digest_of_file;
+pub use object::{Body, Get, ObjectMeta, Precondition, Store, Tag};
