@@ -82,10 +82,12 @@ pub enum Rejection {
     VectorNotFinite { place: String },
     #[error("_vector is zero, and cosine needs a direction")]
     ZeroVector,
+    #[error("a full feed is of documents alone, this is a {kind}")]
+    NotInFeed { kind: &'static str },
 }
 
 /// Each reason, for the page that explains them and the test that compares both.
-pub const REASONS: [&str; 33] = [
+pub const REASONS: [&str; 34] = [
     "INVALID_UTF8",
     "INVALID_JSON",
     "NOT_AN_OBJECT",
@@ -119,6 +121,7 @@ pub const REASONS: [&str; 33] = [
     "WRONG_DIMENSION",
     "VECTOR_NOT_FINITE",
     "ZERO_VECTOR",
+    "NOT_IN_FEED",
 ];
 
 impl Rejection {
@@ -158,6 +161,7 @@ impl Rejection {
             Self::WrongDimension { .. } => "WRONG_DIMENSION",
             Self::VectorNotFinite { .. } => "VECTOR_NOT_FINITE",
             Self::ZeroVector => "ZERO_VECTOR",
+            Self::NotInFeed { .. } => "NOT_IN_FEED",
         }
     }
 
