@@ -595,3 +595,16 @@ fn the_reasons_are_those_on_the_list() {
     let used: Vec<_> = words.filter(|word| word.chars().all(|c| !c.is_lowercase())).collect();
     assert_eq!(used, crate::rejection::REASONS);
 }
+
+#[test]
+fn the_page_on_events_explains_each_reason_in_their_order() {
+    let page = include_str!("../../../../docs/events.md");
+    let rows = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let explained: Vec<_> = rows
+        .map(|(reason, _)| reason)
+        .filter(|reason| !reason.contains(char::is_lowercase))
+        .collect();
+    assert_eq!(explained, crate::rejection::REASONS);
+}
