@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use tonic::metadata::MetadataMap;
+use tonic::codegen::http::HeaderMap;
 
 /// Tokens in one file at most.
 const TOKENS_MAX: usize = 1_000;
@@ -19,6 +19,24 @@ pub enum Scope {
     Ingest,
     /// Everything about collections, settings, releases and dead letters.
     Admin,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Ingest, Self::Admin];
+
+    /// Its name in token files and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Ingest => "ingest",
+            Self::Admin => "admin",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == name)
+    }
 }
 
 /// A token file that cannot be used.
@@ -81,8 +99,10 @@ impl Tokens {
 
     /// Reads a file with a line `scope token` for each token; `#` begins a comment.
     pub fn read(path: &Path) -> Result<Self, TokenFileError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| TokenFileError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| TokenFileError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         let mut known = Vec::new();
         for (n, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -90,20 +110,21 @@ impl Tokens {
                 continue;
             }
             let parsed = line.split_once(char::is_whitespace).and_then(|(scope, token)| {
-                let scope = match scope {
-                    "read" => Scope::Read,
-                    "ingest" => Scope::Ingest,
-                    "admin" => Scope::Admin,
-                    _ => return None,
-                };
+                let scope = Scope::parse(scope)?;
                 let token = token.trim();
                 (token.len() >= TOKEN_BYTES_MIN && !token.contains(char::is_whitespace)).then_some((scope, token))
             });
-            let (scope, token) = parsed.ok_or_else(|| TokenFileError::Line { path: path.to_owned(), line: n + 1 })?;
+            let (scope, token) = parsed.ok_or_else(|| TokenFileError::Line {
+                path: path.to_owned(),
+                line: n + 1,
+            })?;
             known.push((scope, blake3::hash(token.as_bytes())));
         }
         if !(1..=TOKENS_MAX).contains(&known.len()) {
-            return Err(TokenFileError::Count { path: path.to_owned(), found: known.len() });
+            return Err(TokenFileError::Count {
+                path: path.to_owned(),
+                found: known.len(),
+            });
         }
         Ok(Self { known: Some(known) })
     }
@@ -121,14 +142,20 @@ impl Tokens {
         }
     }
 
-    /// Whether a call with this metadata may do what `scope` allows.
-    pub fn check(&self, metadata: &MetadataMap, scope: Scope) -> Result<(), Refusal> {
+    /// Whether a call with these headers may do what `scope` allows.
+    pub fn check(&self, headers: &HeaderMap, scope: Scope) -> Result<(), Refusal> {
         let Some(known) = &self.known else { return Ok(()) };
-        let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
-        let token = header.and_then(|header| header.strip_prefix("Bearer ")).ok_or(Refusal::Unauthenticated)?;
+        let header = headers.get("authorization").and_then(|value| value.to_str().ok());
+        let token = header
+            .and_then(|header| header.strip_prefix("Bearer "))
+            .ok_or(Refusal::Unauthenticated)?;
         let digest = blake3::hash(token.trim().as_bytes());
         // `blake3::Hash` compares in constant time, and every token is compared.
-        let scopes: Vec<Scope> = known.iter().filter(|(_, known)| *known == digest).map(|(scope, _)| *scope).collect();
+        let scopes: Vec<Scope> = known
+            .iter()
+            .filter(|(_, known)| *known == digest)
+            .map(|(scope, _)| *scope)
+            .collect();
         match (scopes.contains(&scope), scopes.is_empty()) {
             (true, _) => Ok(()),
             (false, true) => Err(Refusal::Unauthenticated),
@@ -148,23 +175,26 @@ mod tests {
         Tokens::read(&path)
     }
 
-    fn bearer(token: &str) -> MetadataMap {
-        let mut metadata = MetadataMap::new();
-        metadata.insert("authorization", format!("Bearer {token}").parse().expect("ASCII"));
-        metadata
+    fn bearer(token: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {token}").parse().expect("ASCII"));
+        headers
     }
 
     #[test]
     fn scopes_are_separate() {
         let tokens = tokens("# ours\nread 0123456789abcdef\n\ningest  fedcba9876543210\n").expect("valid");
-        let refused = |metadata: &MetadataMap, scope| tokens.check(metadata, scope).err();
+        let refused = |headers: &HeaderMap, scope| tokens.check(headers, scope).err();
         let reader = bearer("0123456789abcdef");
         assert_eq!(refused(&reader, Scope::Read), None);
         assert_eq!(refused(&reader, Scope::Ingest), Some(Refusal::PermissionDenied));
         assert_eq!(refused(&reader, Scope::Admin), Some(Refusal::PermissionDenied));
         assert_eq!(refused(&bearer("fedcba9876543210"), Scope::Ingest), None);
-        assert_eq!(refused(&bearer("0123456789abcdeX"), Scope::Read), Some(Refusal::Unauthenticated));
-        assert_eq!(refused(&MetadataMap::new(), Scope::Read), Some(Refusal::Unauthenticated));
+        assert_eq!(
+            refused(&bearer("0123456789abcdeX"), Scope::Read),
+            Some(Refusal::Unauthenticated)
+        );
+        assert_eq!(refused(&HeaderMap::new(), Scope::Read), Some(Refusal::Unauthenticated));
     }
 
     #[test]
@@ -185,7 +215,9 @@ mod tests {
         let address = |text: &str| [text.parse().expect("an address")];
         assert!(Tokens::for_addresses(&address("127.0.0.1:1"), None, false).is_ok());
         assert!(Tokens::for_addresses(&address("[::1]:1"), None, false).is_ok());
-        let error = Tokens::for_addresses(&address("0.0.0.0:1"), None, false).err().expect("refused");
+        let error = Tokens::for_addresses(&address("0.0.0.0:1"), None, false)
+            .err()
+            .expect("refused");
         assert_eq!(
             error.to_string(),
             "0.0.0.0:1 is reachable from other machines: give --token-file, or say --insecure"

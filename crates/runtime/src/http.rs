@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::State;
@@ -11,34 +10,40 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
 
-/// Why a process is not ready, by part; ready when there is no reason.
+/// Why a process is not ready, by part; ready when there is no reason. Clones share the reasons.
 #[derive(Clone, Default)]
 pub struct Readiness {
-    reasons: Arc<Mutex<BTreeMap<String, String>>>,
+    reasons: watch::Sender<BTreeMap<String, String>>,
 }
 
 impl Readiness {
     /// Notes that a part is not ready, and why.
     pub fn not_ready(&self, part: &str, reason: impl Into<String>) {
-        self.lock().insert(part.to_owned(), reason.into());
+        self.reasons.send_modify(|reasons| {
+            reasons.insert(part.to_owned(), reason.into());
+        });
     }
 
     /// Notes that a part is ready.
     pub fn ready(&self, part: &str) {
-        self.lock().remove(part);
+        self.reasons.send_modify(|reasons| {
+            reasons.remove(part);
+        });
     }
 
     /// What is not ready, and why.
     pub fn reasons(&self) -> BTreeMap<String, String> {
-        self.lock().clone()
+        self.reasons.borrow().clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
-        self.reasons.lock().expect("no code panics while it holds this lock")
+    /// The same, and a way to wait for changes.
+    pub fn watch(&self) -> watch::Receiver<BTreeMap<String, String>> {
+        self.reasons.subscribe()
     }
 }
 
@@ -55,7 +60,9 @@ pub struct BindError {
 
 /// Listens on an address.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| BindError { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| BindError { address, source })
 }
 
 #[derive(Clone)]
@@ -76,7 +83,9 @@ pub async fn serve(
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready_page))
         .with_state(Shared { registry, readiness });
-    axum::serve(listener, app).with_graceful_shutdown(token.cancelled_owned()).await
+    axum::serve(listener, app)
+        .with_graceful_shutdown(token.cancelled_owned())
+        .await
 }
 
 async fn metrics_page(State(shared): State<Shared>) -> Response {
@@ -91,6 +100,9 @@ async fn ready_page(State(shared): State<Shared>) -> Response {
     if reasons.is_empty() {
         return "ready\n".into_response();
     }
-    let text: String = reasons.iter().map(|(part, reason)| format!("{part}: {reason}\n")).collect();
+    let text: String = reasons
+        .iter()
+        .map(|(part, reason)| format!("{part}: {reason}\n"))
+        .collect();
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }

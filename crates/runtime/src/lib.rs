@@ -6,7 +6,9 @@
 
 pub mod authentication;
 pub mod clock;
+pub mod deadline;
 pub mod http;
+pub mod listening;
 pub mod metrics;
 pub mod serving;
 pub mod shutdown;

@@ -1,6 +1,8 @@
 //! Ending a process: one token that all tasks watch, and tasks with names whose unexpected end is the process's end.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +15,10 @@ use tokio_util::task::TaskTracker;
 pub struct Tasks {
     token: CancellationToken,
     tracker: TaskTracker,
+    // Without a limit, because each task sends once at most.
     ended: mpsc::UnboundedSender<Ended>,
+    /// How many tasks of a name run.
+    running: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
 /// A task that ended before it was told to.
@@ -30,7 +35,15 @@ impl Tasks {
     /// No tasks yet. The receiver tells of tasks that ended unexpectedly.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Ended>) {
         let (ended, receiver) = mpsc::unbounded_channel();
-        (Self { token: CancellationToken::new(), tracker: TaskTracker::new(), ended }, receiver)
+        (
+            Self {
+                token: CancellationToken::new(),
+                tracker: TaskTracker::new(),
+                ended,
+                running: Arc::default(),
+            },
+            receiver,
+        )
     }
 
     /// The token that is cancelled when the process ends.
@@ -41,8 +54,10 @@ impl Tasks {
     /// Starts a task that runs until the token is cancelled; an earlier end, a panic among them, is reported.
     pub fn spawn(&self, name: impl Into<String>, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         let (name, token, ended) = (name.into(), self.token.clone(), self.ended.clone());
+        let running = Running::begin(self.running.clone(), name.clone());
         let work = tokio::spawn(task);
         self.tracker.spawn(async move {
+            let _running = running;
             let cause = match work.await {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error),
@@ -55,12 +70,46 @@ impl Tasks {
         });
     }
 
+    /// Names of tasks that run; after [`Tasks::end`], of those that did not end in time.
+    pub fn running(&self) -> Vec<String> {
+        lock(&self.running).keys().cloned().collect()
+    }
+
     /// Tells all tasks to end and waits for them, at most `limit`; false when some did not.
     pub async fn end(&self, limit: Duration) -> bool {
         self.token.cancel();
         self.tracker.close();
         tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()
     }
+}
+
+/// Has its name in the list of running tasks while it lives.
+struct Running {
+    names: Arc<Mutex<BTreeMap<String, usize>>>,
+    name: String,
+}
+
+impl Running {
+    fn begin(names: Arc<Mutex<BTreeMap<String, usize>>>, name: String) -> Self {
+        *lock(&names).entry(name.clone()).or_default() += 1;
+        Self { names, name }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut names = lock(&self.names);
+        if let Some(count) = names.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                names.remove(&self.name);
+            }
+        }
+    }
+}
+
+fn lock(names: &Mutex<BTreeMap<String, usize>>) -> MutexGuard<'_, BTreeMap<String, usize>> {
+    names.lock().expect("no code panics while it holds this lock")
 }
 
 /// Waits for SIGTERM or SIGINT. Only a `main` calls this.
@@ -89,7 +138,22 @@ mod tests {
     async fn a_panic_is_reported_by_name_too() {
         let (tasks, mut ended) = Tasks::new();
         tasks.spawn("reader", async { panic!("planted") });
-        assert!(ended.recv().await.expect("reported").to_string().starts_with("task reader ended unexpectedly"));
+        assert!(
+            ended
+                .recv()
+                .await
+                .expect("reported")
+                .to_string()
+                .starts_with("task reader ended unexpectedly")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_task_that_does_not_end_is_named() {
+        let (tasks, _ended) = Tasks::new();
+        tasks.spawn("stuck", std::future::pending());
+        assert!(!tasks.end(Duration::ZERO).await);
+        assert_eq!(tasks.running(), ["stuck"]);
     }
 
     #[tokio::test]
@@ -102,5 +166,6 @@ mod tests {
         });
         assert!(tasks.end(Duration::from_secs(60)).await);
         assert!(ended.try_recv().is_err());
+        assert!(tasks.running().is_empty());
     }
 }
