@@ -6,6 +6,7 @@
 
 pub mod authentication;
 pub mod clock;
+pub mod config;
 pub mod deadline;
 pub mod http;
 pub mod listening;

@@ -1,0 +1,123 @@
+//! The keys of a process that serves: addresses, tokens, load, logs, traces, shutdown. Roles have keys of their own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Key, Kind, Values};
+use crate::listening::Drain;
+use crate::telemetry::{LogFormat, Telemetry};
+
+const NOTHING: Duration = Duration::ZERO;
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// The keys.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "grpc.address",
+        kind: Kind::Address,
+        default: Some("127.0.0.1:7700"),
+        doc: "Where gRPC listens; port 0 takes a free one. Another address than loopback needs `grpc.token_file` or `grpc.insecure`.",
+    },
+    Key {
+        name: "grpc.token_file",
+        kind: Kind::Path,
+        default: None,
+        doc: "File with a line `scope token` for each token; scopes are read, ingest and admin.",
+    },
+    Key {
+        name: "grpc.insecure",
+        kind: Kind::Switch,
+        default: Some("false"),
+        doc: "Serves other addresses than loopback without tokens.",
+    },
+    Key {
+        name: "grpc.concurrent_calls",
+        kind: Kind::Count(1, 10_000),
+        default: Some("256"),
+        doc: "Calls of each scope answered at once; more are refused as OVERLOADED, with a hint when to try again.",
+    },
+    Key {
+        name: "http.address",
+        kind: Kind::Address,
+        default: Some("127.0.0.1:7701"),
+        doc: "Where `/metrics`, `/healthz` and `/readyz` listen; port 0 takes a free one.",
+    },
+    Key {
+        name: "log.format",
+        kind: Kind::Choice(&["text", "json"]),
+        default: Some("text"),
+        doc: "How logs are written, to standard error.",
+    },
+    Key {
+        name: "log.filter",
+        kind: Kind::Text,
+        default: Some("info"),
+        doc: "Which logs are written: a level, or levels by module such as `info,verdigris_search=debug`.",
+    },
+    Key {
+        name: "trace.endpoint",
+        kind: Kind::Text,
+        default: None,
+        doc: "OTLP collector (gRPC) that traces are sent to, such as `http://127.0.0.1:4317`; no traces without it.",
+    },
+    Key {
+        name: "shutdown.notice",
+        kind: Kind::Duration(NOTHING, HOUR),
+        default: Some("0 ns"),
+        doc: "From not ready until connections are told to go; behind a balancer, what it needs to hear of it.",
+    },
+    Key {
+        name: "shutdown.limit",
+        kind: Kind::Duration(NOTHING, HOUR),
+        default: Some("30 s"),
+        doc: "How long calls in flight may take after that; then they are cut.",
+    },
+];
+
+/// The values of [`KEYS`].
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// Where gRPC listens.
+    pub grpc: SocketAddr,
+    /// Where metrics and health listen.
+    pub http: SocketAddr,
+    /// File with tokens.
+    pub token_file: Option<PathBuf>,
+    /// Whether other addresses than loopback may be served without tokens.
+    pub insecure: bool,
+    /// Calls of each scope answered at once.
+    pub concurrent_calls: usize,
+    /// Logs and traces.
+    pub telemetry: Telemetry,
+    /// How the server ends.
+    pub drain: Drain,
+}
+
+impl Process {
+    /// Reads the values of a configuration whose table has [`KEYS`] in it.
+    pub fn of(values: &Values) -> Self {
+        const DEFAULT: &str = "the key has a default";
+        Self {
+            grpc: values.address("grpc.address").expect(DEFAULT),
+            http: values.address("http.address").expect(DEFAULT),
+            token_file: values.path("grpc.token_file").map(PathBuf::from),
+            insecure: values.switch("grpc.insecure").expect(DEFAULT),
+            concurrent_calls: usize::try_from(values.count("grpc.concurrent_calls").expect(DEFAULT))
+                .expect("the kind limits it"),
+            telemetry: Telemetry {
+                format: if values.text("log.format") == Some("json") {
+                    LogFormat::Json
+                } else {
+                    LogFormat::Text
+                },
+                filter: values.text("log.filter").expect(DEFAULT).to_owned(),
+                otlp_endpoint: values.text("trace.endpoint").map(str::to_owned),
+            },
+            drain: Drain {
+                notice: values.duration("shutdown.notice").expect(DEFAULT),
+                limit: values.duration("shutdown.limit").expect(DEFAULT),
+            },
+        }
+    }
+}
