@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod authentication;
+pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod deadline;
