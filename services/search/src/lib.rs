@@ -1,1 +1,132 @@
-//! verdigris-search.
+//! The search role: follows pointers, swaps releases in one atomic handle, and answers.
+//!
+//! An answer comes from exactly one release (I-7): a request takes the handle once and keeps what it got.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod follow;
+pub mod metrics;
+mod query;
+mod rpc;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use verdigris_core::names::CollectionName;
+use verdigris_embed::Embedders;
+use verdigris_engine::filter::FilterCache;
+use verdigris_engine::release::open::OpenRelease;
+use verdigris_proto::reason::Reason;
+use verdigris_runtime::clock::Clock;
+use verdigris_runtime::http::Readiness;
+use verdigris_runtime::shutdown::Tasks;
+use verdigris_store::{Store, StoreError, collection as objects};
+
+pub use rpc::SearchRpc;
+
+use crate::follow::Followed;
+use crate::metrics::SearchMetrics;
+
+/// Bytes of filter bitmaps that are kept.
+pub const FILTER_CACHE_BYTES: u64 = 128 << 20;
+
+/// Why publishing stands still, for reads that wait for a position.
+#[derive(Debug, Clone)]
+pub struct Standstill {
+    /// The stable reason.
+    pub reason: Reason,
+    /// What happened, and what to do.
+    pub message: String,
+}
+
+/// Tells whether a collection's publishing stands still; the indexer of the same process knows.
+pub type StandstillOf = Arc<dyn Fn(&CollectionName) -> Option<Standstill> + Send + Sync>;
+
+/// What the search role works with.
+pub struct SearchDeps {
+    /// Where releases are.
+    pub store: Arc<dyn Store>,
+    /// Opens releases, shared with the indexer of the process.
+    pub opener: Arc<dyn OpenRelease>,
+    /// Models.
+    pub embedders: Arc<Embedders>,
+    /// Time.
+    pub clock: Clock,
+    /// How often the pointer is looked at.
+    pub poll: Duration,
+    /// Searches that run at once on threads of their own; more wait.
+    pub parallel_searches: usize,
+    /// Whether publishing stands still.
+    pub standstill: StandstillOf,
+    /// Told while a collection cannot be served.
+    pub readiness: Readiness,
+    /// Figures.
+    pub metrics: SearchMetrics,
+}
+
+/// The search role of a process.
+pub struct Search {
+    deps: SearchDeps,
+    tasks: Tasks,
+    filters: FilterCache,
+    threads: Arc<tokio::sync::Semaphore>,
+    followed: Mutex<BTreeMap<CollectionName, Arc<Followed>>>,
+}
+
+impl Search {
+    /// Opens every collection of the store, and follows them from then on.
+    pub async fn start(deps: SearchDeps, tasks: Tasks) -> Result<Arc<Self>, StoreError> {
+        let threads = Arc::new(tokio::sync::Semaphore::new(deps.parallel_searches));
+        let filters = FilterCache::new(FILTER_CACHE_BYTES);
+        let search = Arc::new(Self { deps, tasks, filters, threads, followed: Mutex::default() });
+        for name in objects::list(&*search.deps.store).await? {
+            search.follow(&name).await;
+        }
+        Ok(search)
+    }
+
+    /// The collection, followed from its first use on; none where there is no such collection.
+    async fn collection(self: &Arc<Self>, name: &CollectionName) -> Option<Arc<Followed>> {
+        let known = self.lock().get(name).cloned();
+        if let Some(followed) = known {
+            return Some(followed);
+        }
+        // Only a collection that is there is followed, so that made-up names cost nothing.
+        objects::pointer(&*self.deps.store, name).await.ok()?;
+        Some(self.follow(name).await)
+    }
+
+    async fn follow(self: &Arc<Self>, name: &CollectionName) -> Arc<Followed> {
+        let (followed, is_new) = {
+            let mut all = self.lock();
+            let is_new = !all.contains_key(name);
+            (all.entry(name.clone()).or_insert_with(|| Arc::new(Followed::new(name.clone()))).clone(), is_new)
+        };
+        // Whoever comes second waits for the first look as well.
+        followed
+            .first_look
+            .get_or_init(|| async {
+                follow::look(self, &followed).await;
+            })
+            .await;
+        if is_new {
+            let (search, followed, token) = (self.clone(), followed.clone(), self.tasks.token());
+            self.tasks.spawn(format!("search of {name}"), async move {
+                follow::run(&search, &followed, &token).await;
+                // A deleted collection has no more work; the end of this task is not the end of the process.
+                token.cancelled().await;
+                Ok(())
+            });
+        }
+        followed
+    }
+
+    fn forget(&self, name: &CollectionName) {
+        self.lock().remove(name);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<CollectionName, Arc<Followed>>> {
+        self.followed.lock().expect("no code panics while it holds this lock")
+    }
+}

@@ -1,0 +1,238 @@
+//! The last step: a request becomes a search of one release, and rows become hits.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tonic::Status;
+use verdigris_core::manifest::Metric;
+use verdigris_engine::filter::Filter;
+use verdigris_engine::release::search::{Hit as Found, Mode, Query};
+use verdigris_proto::reason::Reason;
+use verdigris_proto::search::{Hit, SearchMode, SearchRequest, SearchResponse, Timings};
+
+use crate::Search;
+use crate::answer::{document_json, release_info, status_of_engine};
+use crate::follow::Served;
+
+/// Hits of one answer.
+pub(crate) const TOP_K: (u32, u32) = (10, 1_000);
+/// How deep pages go.
+const DEPTH_MAX: u32 = 10_000;
+/// The longest query text in bytes.
+const TEXT_BYTES_MAX: usize = 8_192;
+/// The most candidates that a request may ask a graph for.
+const EF_SEARCH_MAX: u32 = 10_000;
+
+/// A request that was checked.
+pub(crate) struct Checked {
+    mode: Mode,
+    text: Option<String>,
+    vector: Option<Vec<f32>>,
+    top_k: u32,
+    offset: u32,
+    filter: Option<Filter>,
+    fields: Vec<String>,
+    ef_search: Option<u32>,
+    nprobe: Option<u32>,
+    min_score: Option<f32>,
+    fingerprint: String,
+    /// The generation that a page token names.
+    pub(crate) generation: Option<u64>,
+}
+
+/// Checks a request by itself: what is wrong is said with the field's name.
+#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
+pub(crate) fn check(request: SearchRequest) -> Result<Checked, Status> {
+    let wrong = |field: &str, message: String| Reason::InvalidArgument.status_for_field(field, message);
+    if request.text.len() > TEXT_BYTES_MAX {
+        return Err(wrong("text", format!("text has {} bytes; at most {TEXT_BYTES_MAX} are allowed", request.text.len())));
+    }
+    let top_k = if request.top_k == 0 { TOP_K.0 } else { request.top_k };
+    if top_k > TOP_K.1 {
+        return Err(wrong("top_k", format!("top_k is {top_k}; at most {} hits are answered at once", TOP_K.1)));
+    }
+    let fingerprint = fingerprint(&request);
+    let (generation, offset) = match request.page_token.as_str() {
+        "" => (None, request.offset),
+        token => {
+            let (generation, offset) = page_token(token, &fingerprint)?;
+            (Some(generation), offset)
+        }
+    };
+    if offset.saturating_add(top_k) > DEPTH_MAX {
+        return Err(wrong("offset", format!("offset and top_k reach to {}; pages go {DEPTH_MAX} hits deep", offset.saturating_add(top_k))));
+    }
+    if request.ef_search > EF_SEARCH_MAX {
+        return Err(wrong("ef_search", format!("ef_search is {}; at most {EF_SEARCH_MAX} is allowed", request.ef_search)));
+    }
+    if request.min_score.is_some_and(f32::is_nan) {
+        return Err(wrong("min_score", "min_score is not a number".to_owned()));
+    }
+    let text = Some(request.text).filter(|text| !text.trim().is_empty());
+    let vector = Some(request.vector).filter(|vector| !vector.is_empty());
+    let mode = mode(request.mode, text.is_some(), vector.is_some())?;
+    let filter = match request.filter.trim() {
+        "" => None,
+        filter => Some(Filter::parse(filter).map_err(|error| Reason::InvalidFilter.status_for_field("filter", error.to_string()))?),
+    };
+    Ok(Checked {
+        mode,
+        text,
+        vector,
+        top_k,
+        offset,
+        filter,
+        fields: request.fields,
+        ef_search: Some(request.ef_search).filter(|ef| *ef > 0),
+        nprobe: Some(request.nprobe).filter(|nprobe| *nprobe > 0),
+        min_score: request.min_score,
+        fingerprint,
+        generation,
+    })
+}
+
+#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
+fn mode(asked: i32, has_text: bool, has_vector: bool) -> Result<Mode, Status> {
+    let wrong = |message: &str| Reason::InvalidArgument.status_for_field("mode", message);
+    match (SearchMode::try_from(asked), has_text, has_vector) {
+        (_, false, false) => Err(Reason::InvalidArgument.status_for_field("text", "give a text, a vector, or both")),
+        (Err(_), ..) => Err(wrong("this mode is not known")),
+        (Ok(SearchMode::Unspecified), true, _) | (Ok(SearchMode::Hybrid), true, _) => Ok(Mode::Hybrid),
+        (Ok(SearchMode::Unspecified), false, true) | (Ok(SearchMode::Vector), ..) => Ok(Mode::Vector),
+        (Ok(SearchMode::Hybrid), false, true) => Err(wrong("a hybrid search needs a text; search by vector alone in mode vector")),
+        (Ok(SearchMode::Words), true, _) => Ok(Mode::Words),
+        (Ok(SearchMode::Words), false, true) => Err(wrong("a search by words needs a text")),
+    }
+}
+
+/// Searches one release. The text is embedded by the release's model, then the search runs on a thread of its own.
+pub(crate) async fn search(search: &Arc<Search>, served: Arc<Served>, checked: Checked) -> Result<SearchResponse, Status> {
+    let began = Instant::now();
+    let (vector, mode) = query_vector(&served, &checked).await?;
+    let embed = began.elapsed();
+    let permit = search.threads.clone().acquire_owned().await;
+    let permit = permit.map_err(|_| Reason::ShuttingDown.status("the server is shutting down"))?;
+    let (role, manifest) = (search.clone(), served.release.manifest().clone());
+    let work = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        run(&role, &served, &checked, mode, vector.as_deref())
+    });
+    let (hits, next_page_token, searched, fetched) =
+        work.await.map_err(|error| Reason::Internal.status(format!("a search did not end: {error}")))??;
+    search.deps.metrics.searched(&manifest.collection, embed, searched);
+    let timings = Timings {
+        embed_micros: embed.as_micros() as u64,
+        search_micros: searched.as_micros() as u64,
+        fetch_micros: fetched.as_micros() as u64,
+        wait_micros: 0,
+        total_micros: began.elapsed().as_micros() as u64,
+    };
+    Ok(SearchResponse { hits, next_page_token, release: Some(release_info(&manifest)), timings: Some(timings) })
+}
+
+/// The vector that is searched with: the given one, or the text's. A text without an embedder is searched by words.
+async fn query_vector(served: &Served, checked: &Checked) -> Result<(Option<Vec<f32>>, Mode), Status> {
+    let manifest = served.release.manifest();
+    if checked.mode == Mode::Words {
+        return Ok((None, Mode::Words));
+    }
+    if let Some(vector) = &checked.vector {
+        return given_vector(vector, manifest.dimension, manifest.metric).map(|vector| (Some(vector), checked.mode));
+    }
+    match (&served.embedder, &checked.text) {
+        (Some(embedder), Some(text)) => {
+            let vector = embedder.embed(text).await;
+            let vector = vector.map_err(|error| Reason::EmbedderUnavailable.status(crate::answer::chain(&error)))?;
+            Ok((Some(vector.to_vec()), checked.mode))
+        }
+        (None, Some(_)) if checked.mode == Mode::Hybrid => Ok((None, Mode::Words)),
+        _ => Err(Reason::NoEmbedder.status("this collection has no embedder: give the query's vector")),
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
+fn given_vector(vector: &[f32], dimension: u32, metric: Metric) -> Result<Vec<f32>, Status> {
+    let wrong = |message: String| Err(Reason::InvalidVector.status_for_field("vector", message));
+    if vector.len() != dimension as usize {
+        return wrong(format!("vector has {} coordinates; this collection has {dimension}", vector.len()));
+    }
+    if let Some(at) = vector.iter().position(|x| !x.is_finite()) {
+        return wrong(format!("coordinate {at} of the vector is not a finite number"));
+    }
+    let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+    match metric {
+        Metric::InnerProduct => Ok(vector.to_vec()),
+        Metric::Cosine if length == 0.0 => wrong("the vector is zero, which has no direction under cosine".to_owned()),
+        Metric::Cosine => Ok(vector.iter().map(|x| (f64::from(*x) / length) as f32).collect()),
+    }
+}
+
+type Ran = (Vec<Hit>, String, Duration, Duration);
+
+#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
+fn run(search: &Search, served: &Served, checked: &Checked, mode: Mode, vector: Option<&[f32]>) -> Result<Ran, Status> {
+    let began = Instant::now();
+    let depth = (checked.offset + checked.top_k) as usize;
+    let query = Query {
+        mode,
+        text: checked.text.as_deref(),
+        vector,
+        // One more tells whether there is another page.
+        top: depth + 1,
+        filter: checked.filter.as_ref(),
+        ef_search: checked.ef_search.or(Some(served.settings.ann.ef_search)),
+        nprobe: checked.nprobe.or(Some(served.settings.ann.nprobe)),
+        min_score: checked.min_score,
+        weights: served.settings.weights,
+    };
+    let found = served.release.search(&query, &search.filters).map_err(|error| status_of_engine(&error))?;
+    let searched = began.elapsed();
+    let generation = served.release.manifest().generation;
+    let more = found.len() > depth;
+    let next_page_token = if more { format!("{generation}.{depth}.{}", checked.fingerprint) } else { String::new() };
+    let page = found.iter().take(depth).skip(checked.offset as usize);
+    let hits: Result<Vec<Hit>, Status> = page.map(|found| hit(served, found, &checked.fields)).collect();
+    Ok((hits?, next_page_token, searched, began.elapsed() - searched))
+}
+
+#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
+fn hit(served: &Served, found: &Found, fields: &[String]) -> Result<Hit, Status> {
+    let stored = served.release.stored(found.place).map_err(|error| status_of_engine(&error))?;
+    Ok(Hit {
+        score: found.score,
+        words_score: found.words,
+        vector_score: found.vector,
+        document_json: document_json(&stored.state, fields)?,
+        written_generation: stored.generation,
+        id: stored.id,
+    })
+}
+
+/// What a page token must agree with: everything that decides the order of hits.
+fn fingerprint(request: &SearchRequest) -> String {
+    let mut same = request.clone();
+    same.page_token = String::new();
+    same.offset = 0;
+    same.top_k = 0;
+    same.fields = Vec::new();
+    same.min_position = String::new();
+    let digest = verdigris_core::digest::Digest::of(format!("{same:?}").as_bytes()).to_string();
+    digest[..16].to_owned()
+}
+
+/// A page token is `{generation}.{offset}.{fingerprint of the search}`.
+#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
+fn page_token(token: &str, fingerprint: &str) -> Result<(u64, u32), Status> {
+    let wrong = |message: &str| Reason::InvalidPageToken.status_for_field("page_token", message);
+    let mut parts = token.split('.');
+    let parsed = (|| {
+        let generation = parts.next()?.parse().ok()?;
+        let offset = parts.next()?.parse().ok()?;
+        Some((generation, offset, parts.next()?)).filter(|_| parts.next().is_none())
+    })();
+    let (generation, offset, of) = parsed.ok_or_else(|| wrong("this is no page token"))?;
+    if of != fingerprint {
+        return Err(wrong("this page token belongs to another search"));
+    }
+    Ok((generation, offset))
+}
