@@ -42,7 +42,7 @@ fn show(value: u64, units: &[(&str, u64)]) -> String {
     let smallest = units.last().expect("tables of units are not empty");
     let (name, factor) = units
         .iter()
-        .find(|(_, factor)| value != 0 && value % factor == 0)
+        .find(|(_, factor)| value != 0 && value.is_multiple_of(*factor))
         .unwrap_or(smallest);
     format!("{} {name}", value / factor)
 }
