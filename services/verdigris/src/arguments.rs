@@ -1,0 +1,368 @@
+//! The command line: what can be asked, with its help. What is done about it lies in `commands`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Blue/green vector search for product catalogs.
+#[derive(Debug, Parser)]
+#[command(name = "verdigris", version, about, propagate_version = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of all commands.
+#[derive(Debug, Args, Clone)]
+pub(crate) struct Global {
+    /// Address of a running server, such as http://127.0.0.1:7700
+    #[arg(long, global = true, env = "VERDIGRIS_SERVER", value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// Data folder; a command without --server uses the server that runs on it, or works on the folder itself
+    #[arg(long, global = true, env = "VERDIGRIS_DATA", value_name = "DIR", default_value = "verdigris-data")]
+    pub(crate) data: PathBuf,
+    /// Collection; made on first ingest
+    #[arg(long, global = true, env = "VERDIGRIS_COLLECTION", value_name = "NAME", default_value = "products")]
+    pub(crate) collection: String,
+    /// File whose first line is the token to send
+    #[arg(long, global = true, env = "VERDIGRIS_CLIENT_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) client_token_file: Option<PathBuf>,
+    /// Cache folder for the model
+    #[arg(long, global = true, env = "VERDIGRIS_CACHE", value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// What can be asked.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run all roles in one process: ingest, indexer, search
+    Up(Box<Up>),
+    /// Send documents or events from JSON Lines files, or from standard input (-)
+    Ingest(Ingest),
+    /// Search by text, vector, or both
+    Search(Search),
+    /// Show a document
+    Get {
+        /// Document id
+        id: String,
+        /// Wait until the release holds at least this position
+        #[arg(long)]
+        min_position: Option<String>,
+    },
+    /// Change some fields of a document; null removes a field
+    Patch {
+        /// Document id
+        id: String,
+        /// Fields as a JSON object
+        fields: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Delete documents
+    Delete {
+        /// Document ids
+        #[arg(required = true)]
+        ids: Vec<String>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Collections
+    #[command(subcommand)]
+    Collections(Collections),
+    /// Settings of a collection
+    #[command(subcommand)]
+    Settings(Settings),
+    /// Repair a collection from a full feed: what the feed lacks is deleted as of the feed's time
+    Resync {
+        /// JSON Lines file with every document, or - for standard input
+        file: String,
+        /// Time of the feed (RFC 3339), by default now; what changed after it survives
+        #[arg(long, value_name = "TIME")]
+        time: Option<String>,
+        /// Revision of the feed, for collections with numbered revisions
+        #[arg(long, value_name = "NUMBER")]
+        revision: Option<i64>,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Releases of a collection
+    #[command(subcommand)]
+    Releases(Releases),
+    /// Events that were set aside
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
+    /// The embedding model
+    #[command(subcommand)]
+    Model(Model),
+    /// Measure relevance: queries and judgements as TSV
+    Evaluate(Evaluate),
+    /// Look for trouble: processor, model, data folder, pointer, releases, log
+    Doctor,
+    /// Configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Print a completion script
+    Completions {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `up`.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Address of gRPC; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) grpc: Option<SocketAddr>,
+    /// Address of metrics and health; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) http: Option<SocketAddr>,
+    /// File with a line `scope token` for each token; scopes are read, ingest, admin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Serve an address beyond loopback without tokens
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Configuration file (TOML)
+    #[arg(long, env = "VERDIGRIS_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Log format
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) log: Option<LogFormat>,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Whether to wait until events are searchable.
+#[derive(Debug, Args, Clone)]
+pub(crate) struct Wait {
+    /// Wait until the events are searchable
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Give up waiting after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3_600)]
+    pub(crate) timeout: u64,
+}
+
+/// `ingest`.
+#[derive(Debug, Args)]
+pub(crate) struct Ingest {
+    /// JSON Lines files of documents or CloudEvents; - is standard input
+    #[arg(required = true)]
+    pub(crate) files: Vec<String>,
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+    /// File for refused lines, by default NAME-TIME.jsonl in the data folder's rejected/
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rejected: Option<PathBuf>,
+}
+
+/// Which lists a search asks.
+#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
+pub(crate) enum SearchMode {
+    /// Words and vectors in one sum.
+    Hybrid,
+    /// Vectors alone.
+    Vector,
+    /// Words alone.
+    Words,
+}
+
+/// `search`.
+#[derive(Debug, Args)]
+pub(crate) struct Search {
+    /// Text to search for
+    #[arg(required_unless_present = "vector_file")]
+    pub(crate) text: Option<String>,
+    /// File with a JSON array of numbers: the query's vector
+    #[arg(long, value_name = "FILE")]
+    pub(crate) vector_file: Option<PathBuf>,
+    /// Hits to show, at most 1000
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) top_k: u32,
+    /// Hits to skip
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) offset: u32,
+    /// Go on where an answer ended, in the same release
+    #[arg(long, value_name = "TOKEN", conflicts_with = "offset")]
+    pub(crate) page_token: Option<String>,
+    /// Which lists to ask
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<SearchMode>,
+    /// AIP-160 filter, such as: price < 20 AND brand = "Bosch"
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) filter: Option<String>,
+    /// Fields to return, separated by commas; all without it
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',')]
+    pub(crate) fields: Vec<String>,
+    /// Candidates a graph search keeps
+    #[arg(long, value_name = "N")]
+    pub(crate) ef_search: Option<u32>,
+    /// Lists that an inverted file visits
+    #[arg(long, value_name = "N")]
+    pub(crate) nprobe: Option<u32>,
+    /// Leave out hits below this score
+    #[arg(long, value_name = "SCORE")]
+    pub(crate) min_score: Option<f32>,
+    /// Wait until the release holds at least this position
+    #[arg(long, value_name = "POSITION")]
+    pub(crate) min_position: Option<String>,
+}
+
+/// `collections`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Collections {
+    /// List collections
+    List,
+    /// Make an empty collection
+    Create {
+        /// Its name
+        name: String,
+        /// Settings file (JSON)
+        #[arg(long, value_name = "FILE")]
+        settings: Option<PathBuf>,
+    },
+    /// Show a collection
+    Show {
+        /// Its name; --collection without it
+        name: Option<String>,
+    },
+    /// Delete a collection; its name is free after the grace
+    Delete {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `settings`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Settings {
+    /// Show the settings in force
+    Show,
+    /// Set settings from a JSON file
+    Set {
+        /// The file, or - for standard input
+        file: String,
+    },
+}
+
+/// `releases`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Releases {
+    /// List kept releases
+    List,
+    /// Show a release's manifest
+    Show {
+        /// Generation; the newest without it
+        generation: Option<u64>,
+    },
+    /// Read every file of a release and compare it with its digest
+    Verify {
+        /// Generation; the newest without it
+        generation: Option<u64>,
+    },
+    /// Write a release as one stock FAISS index with its documents
+    Export {
+        /// Generation; the newest without it
+        #[arg(long)]
+        generation: Option<u64>,
+        /// Layout
+        #[arg(long, value_enum, default_value = "faiss")]
+        layout: ExportLayout,
+        /// Folder, made when it is not there
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
+}
+
+/// How an export is laid out.
+#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
+pub(crate) enum ExportLayout {
+    /// `index.faiss`, `meta.jsonl` and `manifest.json`.
+    Faiss,
+}
+
+/// `dead-letters`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetters {
+    /// List events that were set aside
+    List,
+    /// Show one, payload included
+    Show {
+        /// Its position
+        position: String,
+    },
+    /// Put a corrected event in its place: a new event with a new stamp
+    Edit {
+        /// Its position
+        position: String,
+        /// File with the corrected event, or - for standard input
+        file: String,
+    },
+    /// Send events again with their old stamp
+    Replay {
+        /// Their positions
+        #[arg(required = true)]
+        positions: Vec<String>,
+    },
+    /// Remove letters for good
+    Drop {
+        /// Their positions
+        #[arg(required = true)]
+        positions: Vec<String>,
+    },
+}
+
+/// `model`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Model {
+    /// Fetch the model into the cache folder, checked by sha256
+    Fetch,
+}
+
+/// `config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Show the configuration of `up`
+    Show {
+        /// Say where each value comes from
+        #[arg(long)]
+        origin: bool,
+        /// Configuration file (TOML)
+        #[arg(long, env = "VERDIGRIS_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+/// `evaluate`.
+#[derive(Debug, Args)]
+pub(crate) struct Evaluate {
+    /// Queries: query id, tab, text
+    #[arg(long, value_name = "TSV")]
+    pub(crate) queries: PathBuf,
+    /// Judgements: query id, product id, ..., gain in the last column
+    #[arg(long, value_name = "TSV")]
+    pub(crate) judgements: PathBuf,
+    /// Which lists to ask
+    #[arg(long, value_enum, default_value = "hybrid")]
+    pub(crate) mode: SearchMode,
+    /// Write the ranking as query, product, rank
+    #[arg(long, value_name = "TSV")]
+    pub(crate) run_file: Option<PathBuf>,
+    /// AIP-160 filter for every query
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) filter: Option<String>,
+}

@@ -1,0 +1,194 @@
+//! A connection to a server: the three services of one channel, with the caller's token on each call.
+//!
+//! Where the server is, is decided by `main`. Deadlines are set for each call by who makes it, since a search and a
+//! resync have little in common. TLS is absent: it ends at a proxy before the server.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use verdigris_proto::admin::admin_service_client::AdminServiceClient;
+use verdigris_proto::ingest::ingest_service_client::IngestServiceClient;
+use verdigris_proto::search::search_service_client::SearchServiceClient;
+
+use crate::commands::CommandError;
+
+/// How long a connection may take to come about: an address that swallows packets must not hold a command for minutes.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a usual call may take.
+pub(crate) const CALL: Duration = Duration::from_secs(60);
+/// How long a call may take that reads or writes a whole collection.
+pub(crate) const LONG_CALL: Duration = Duration::from_secs(6 * 60 * 60);
+/// How often a server is asked whether it is still there, while a call waits for its answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// The largest answer that is read: more than any server of ours sends.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// A channel whose calls carry the token.
+pub(crate) type Authorized = InterceptedService<Channel, Credentials>;
+
+/// A connection to a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    authorized: Authorized,
+}
+
+/// What a call says about who makes it.
+#[derive(Clone, Default)]
+pub(crate) struct Credentials {
+    authorization: Option<MetadataValue<Ascii>>,
+}
+
+/// Never the token itself: it must not reach a log.
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Credentials")
+            .field("token", &self.authorization.is_some())
+            .finish()
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Connects to a server at `url`, such as `http://127.0.0.1:7700`; without a scheme it is http.
+    pub(crate) async fn connect(url: &str, credentials: Credentials) -> Result<Self, CommandError> {
+        let endpoint = endpoint(url)?;
+        let connected = endpoint.connect().await;
+        let channel = connected.map_err(|source| CommandError::Unreachable {
+            url: url.to_owned(),
+            source,
+        })?;
+        Ok(Self::over(channel, credentials))
+    }
+
+    /// A client over a channel that is there already.
+    pub(crate) fn over(channel: Channel, credentials: Credentials) -> Self {
+        Self {
+            authorized: InterceptedService::new(channel, credentials),
+        }
+    }
+
+    /// Searches.
+    pub(crate) fn search(&self) -> SearchServiceClient<Authorized> {
+        SearchServiceClient::new(self.authorized.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// Events in.
+    pub(crate) fn ingest(&self) -> IngestServiceClient<Authorized> {
+        IngestServiceClient::new(self.authorized.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// Collections and what belongs to them.
+    pub(crate) fn admin(&self) -> AdminServiceClient<Authorized> {
+        AdminServiceClient::new(self.authorized.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+}
+
+/// A request with a deadline.
+pub(crate) fn within<T>(deadline: Duration, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline);
+    request
+}
+
+fn endpoint(url: &str) -> Result<Endpoint, CommandError> {
+    let address = if url.contains("://") {
+        url.to_owned()
+    } else {
+        format!("http://{url}")
+    };
+    let endpoint = Endpoint::from_shared(address);
+    let endpoint = endpoint.map_err(|source| CommandError::Address {
+        url: url.to_owned(),
+        source,
+    })?;
+    Ok(endpoint
+        .connect_timeout(CONNECT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .user_agent(concat!("verdigris/", env!("CARGO_PKG_VERSION")))
+        .expect("a name and a version are a header's value"))
+}
+
+// === impl Credentials ===
+
+impl Credentials {
+    /// Calls with this token.
+    pub(crate) fn bearer(token: &str) -> Option<Self> {
+        let authorization = Some(token).filter(|token| !token.is_empty())?;
+        let mut authorization: MetadataValue<Ascii> = format!("Bearer {authorization}").parse().ok()?;
+        authorization.set_sensitive(true);
+        Some(Self {
+            authorization: Some(authorization),
+        })
+    }
+
+    /// Calls with the token in the first line of a file; without one when there is no file.
+    pub(crate) fn read(path: Option<&Path>) -> Result<Self, CommandError> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let text = fs::read_to_string(path);
+        let text = text.map_err(|source| CommandError::Read {
+            path: path.display().to_string(),
+            source,
+        })?;
+        let token = text.lines().next().unwrap_or_default().trim();
+        Self::bearer(token).ok_or_else(|| CommandError::Token { path: path.to_owned() })
+    }
+}
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_sent_but_never_shown() {
+        let mut credentials = Credentials::bearer("s3cret").expect("a token");
+        let request = credentials.call(Request::new(())).expect("passes");
+        assert_eq!(request.metadata().get("authorization").expect("set"), "Bearer s3cret");
+        assert!(!format!("{credentials:?} {request:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_token_file_without_a_token_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("token");
+        fs::write(&path, "\nsecond line\n").expect("written");
+        let error = Credentials::read(Some(&path)).expect_err("no token");
+        assert!(error.to_string().contains("token"), "{error}");
+        fs::write(&path, "abc\r\n").expect("written");
+        assert!(Credentials::read(Some(&path)).expect("a token").authorization.is_some());
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_none_and_a_server_that_is_not_there_are_told_apart() {
+        let error = Client::connect("http://[", Credentials::default())
+            .await
+            .expect_err("no address");
+        assert_eq!(error.reason(), "INVALID_ARGUMENT");
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = free.local_addr().expect("bound").to_string();
+        drop(free);
+        let error = Client::connect(&address, Credentials::default())
+            .await
+            .expect_err("nobody");
+        assert_eq!(error.reason(), "SERVER_UNREACHABLE");
+        assert!(error.message().contains("no server answers at"), "{}", error.message());
+    }
+}

@@ -1,0 +1,103 @@
+//! What each command of a client does. Each asks a server that `main` found or started, and says what it got.
+//!
+//! `up`, `doctor`, `config`, `model` and `releases export` work on this machine and are not here.
+
+mod batches;
+mod collections;
+pub(crate) mod completions;
+mod dead_letters;
+mod documents;
+mod error;
+mod evaluate;
+mod ingest;
+mod lines;
+mod rejected;
+mod releases;
+mod resync;
+mod search;
+mod sending;
+mod settings;
+mod waiting;
+
+use serde_json::value::RawValue;
+
+pub(crate) use self::error::CommandError;
+use crate::arguments::{Command, Global, Releases};
+use crate::client::Client;
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// Whether a command is one of [`run`]'s, and so needs a server.
+pub(crate) fn needs_server(command: &Command) -> bool {
+    match command {
+        Command::Ingest(_)
+        | Command::Search(_)
+        | Command::Get { .. }
+        | Command::Patch { .. }
+        | Command::Delete { .. }
+        | Command::Collections(_)
+        | Command::Settings(_)
+        | Command::Resync { .. }
+        | Command::Releases(Releases::List | Releases::Show { .. } | Releases::Verify { .. })
+        | Command::DeadLetters(_)
+        | Command::Evaluate(_) => true,
+        Command::Up(_)
+        | Command::Releases(Releases::Export { .. })
+        | Command::Model(_)
+        | Command::Doctor
+        | Command::Config(_)
+        | Command::Completions { .. } => false,
+    }
+}
+
+/// Runs a command that needs a server.
+///
+/// # Panics
+/// On one that [`needs_server`] says no about.
+pub(crate) async fn run(
+    command: &Command,
+    global: &Global,
+    client: &Client,
+    output: &Output,
+) -> Result<Exit, CommandError> {
+    let collection = global.collection.as_str();
+    match command {
+        Command::Ingest(arguments) => ingest::run(arguments, collection, &global.data, client, output).await,
+        Command::Search(arguments) => search::run(arguments, collection, client, output).await,
+        Command::Get { id, min_position } => {
+            documents::get(id, min_position.as_deref(), collection, client, output).await
+        }
+        Command::Patch { id, fields, wait } => documents::patch(id, fields, wait, collection, client, output).await,
+        Command::Delete { ids, wait } => documents::delete(ids, wait, collection, client, output).await,
+        Command::Collections(command) => collections::run(command, collection, client, output).await,
+        Command::Settings(command) => settings::run(command, collection, client, output).await,
+        Command::Resync {
+            file,
+            time,
+            revision,
+            wait,
+        } => {
+            let feed = resync::Feed {
+                file,
+                time: time.as_deref(),
+                revision: *revision,
+            };
+            resync::run(&feed, wait, collection, client, output).await
+        }
+        Command::Releases(command) => releases::run(command, collection, client, output).await,
+        Command::DeadLetters(command) => dead_letters::run(command, collection, client, output).await,
+        Command::Evaluate(arguments) => evaluate::run(arguments, collection, client, output).await,
+        Command::Up(_) | Command::Model(_) | Command::Doctor | Command::Config(_) | Command::Completions { .. } => {
+            unreachable!("main runs what needs no server")
+        }
+    }
+}
+
+/// JSON that a server sent, kept digit for digit.
+fn raw(what: &str, json: String) -> Result<Box<RawValue>, CommandError> {
+    let json = if json.is_empty() { "null".to_owned() } else { json };
+    RawValue::from_string(json).map_err(|source| CommandError::Json {
+        what: what.to_owned(),
+        source,
+    })
+}
