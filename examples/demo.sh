@@ -20,7 +20,7 @@ trap stop EXIT
 
 act "1. One process, no server" \
   "'up' runs every role in one process: ingest, indexer, search. All it knows lies in one folder."
-"$verdigris" up --data "$data/store" --grpc 127.0.0.1:0 --http 127.0.0.1:0 --json >"$data/addresses" 2>"$log" &
+"$verdigris" up --data "$data/folder" --grpc 127.0.0.1:0 --http 127.0.0.1:0 --json >"$data/addresses" 2>"$log" &
 up=$!
 for _ in $(seq 300); do
   [ -s "$data/addresses" ] && break

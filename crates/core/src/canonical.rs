@@ -141,7 +141,7 @@ mod tests {
             any::<f64>()
                 .prop_filter("beyond 2^53 the RFC's text is not exact", |f| f.is_finite()
                     && (f.abs() <= 9e15 || f.abs() >= 2e19))
-                .prop_map(|f| Value::from(f)),
+                .prop_map(Value::from),
             any::<String>().prop_map(Value::from),
         ];
         leaf.prop_recursive(3, 40, 6, |inner| {

@@ -262,3 +262,5 @@ impl DocumentState {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wiki;

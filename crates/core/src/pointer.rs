@@ -353,7 +353,8 @@ impl Pointer {
         let mut next = self.next(nonce, now);
         let (epoch, unclean_ends, trying) = match &self.writer {
             None => (1, 0, None),
-            Some(writer) if writer.stopped_cleanly => (writer.epoch + 1, 0, None),
+            // The same process begins again after an error: that was no end.
+            Some(writer) if writer.stopped_cleanly || writer.id == id => (writer.epoch + 1, 0, None),
             Some(writer) => (writer.epoch + 1, writer.unclean_ends + 1, writer.trying),
         };
         next.writer = Some(WriterClaim {

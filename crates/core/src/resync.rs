@@ -261,6 +261,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_there_or_came_later_needs_no_delete() {
+        let mut documents = Documents::new();
+        fold(&mut documents, event("old", "upsert", Some(10), json!({})));
+        fold(&mut documents, event("new", "upsert", Some(11), json!({})));
+        fold(&mut documents, event("gone", "delete", Some(3), json!({})));
+        fold(&mut documents, event("waiting", "patch", Some(3), json!({"x": 1})));
+        let deleted: Vec<_> = documents.values().filter_map(|state| lacking(FEED, state)).collect();
+        let ids: Vec<_> = deleted
+            .iter()
+            .map(|event| (event.id.as_str(), event.revision))
+            .collect();
+        assert_eq!(ids, [("old", Some(10))]);
+    }
+
+    #[test]
     fn a_patch_in_a_full_feed_is_refused() {
         let rejection = fed(FEED, event("a", "patch", None, json!({"x": 1})), None).expect_err("a patch");
         assert_eq!(rejection.reason(), "NOT_IN_FEED");

@@ -16,6 +16,6 @@ pub mod keys;
 mod object;
 pub mod publish;
 
-pub use error::{ReadError, StoreError};
+pub use error::{CommitError, ReadError, StoreError};
 pub use fetch::digest_of_file;
 pub use object::{Body, Get, ObjectMeta, Precondition, Store, Tag};

@@ -1,1 +1,201 @@
-//! verdigris-indexer.
+//! The indexer: events become releases. In reading order: `ingest` accepts, `window` consumes, `order` judges and folds,
+//! `embed`, `write_segment`, `collection` publishes and merges; `admin` answers people.
+//!
+//! It is the only writer of a collection's releases and the only collector of its garbage.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod collection;
+mod dead_letters;
+mod embed;
+pub mod error;
+mod garbage;
+mod ingest;
+mod merge;
+pub mod metrics;
+mod order;
+pub mod progress;
+mod resync;
+pub mod status;
+mod window;
+mod write_segment;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{mpsc, oneshot};
+use verdigris_bus::Bus;
+use verdigris_core::manifest::SegmentId;
+use verdigris_core::names::CollectionName;
+use verdigris_core::settings::Settings;
+use verdigris_core::timestamp::Timestamp;
+use verdigris_embed::Embedders;
+use verdigris_engine::release::open::OpenRelease;
+use verdigris_runtime::clock::Clock;
+use verdigris_runtime::shutdown::Tasks;
+use verdigris_store::{ReadError, Store, StoreError, collection as objects, commit};
+
+pub use admin::AdminRpc;
+pub use ingest::IngestRpc;
+
+use crate::collection::CollectionIndexer;
+use crate::error::IndexerError;
+use crate::metrics::IndexerMetrics;
+use crate::progress::Progress;
+use crate::status::Status;
+
+/// Commands that wait for a collection's indexer: people send them one at a time.
+const COMMANDS_MAX: usize = 64;
+
+/// What the indexer works with.
+pub struct IndexerDeps {
+    /// Where releases go.
+    pub store: Arc<dyn Store>,
+    /// Where events come from.
+    pub bus: Arc<dyn Bus>,
+    /// Opens releases, shared with the search role of the process.
+    pub opener: Arc<dyn OpenRelease>,
+    /// Models.
+    pub embedders: Arc<Embedders>,
+    /// Time.
+    pub clock: Clock,
+    /// A folder for files under work, on the store's disk where it is local.
+    pub scratch: PathBuf,
+    /// Threads that build the structure over a window's vectors.
+    pub threads: usize,
+    /// Figures.
+    pub metrics: IndexerMetrics,
+}
+
+/// What a collection's indexer is told.
+pub(crate) enum Command {
+    /// Look at the pointer again.
+    Refresh,
+    /// Go on from the beginning of the log that is there now.
+    AdoptStream {
+        /// Told when it is done.
+        done: oneshot::Sender<Result<(), IndexerError>>,
+    },
+}
+
+/// What the rest of the process sees of a collection's indexer.
+pub struct Handle {
+    /// How far it has come.
+    pub progress: Progress,
+    /// Whether it publishes.
+    pub status: Status,
+    commands: mpsc::Sender<Command>,
+    writing: Mutex<BTreeSet<SegmentId>>,
+}
+
+impl Handle {
+    /// Garbage collection leaves the segment alone while the result lives.
+    fn begin_writing(&self, id: &SegmentId) -> BeingWritten<'_> {
+        self.writing.lock().expect("no code panics while it holds this lock").insert(id.clone());
+        BeingWritten { handle: self, id: id.clone() }
+    }
+
+    fn is_being_written(&self, key: &str) -> bool {
+        let writing = self.writing.lock().expect("no code panics while it holds this lock");
+        writing.iter().any(|id| key.strip_prefix("segments/").is_some_and(|rest| rest.starts_with(id.as_str())))
+    }
+
+    async fn send(&self, command: Command) {
+        // The collection's indexer may have ended with the process; then nobody needs to be told.
+        let _ = self.commands.send(command).await;
+    }
+}
+
+struct BeingWritten<'a> {
+    handle: &'a Handle,
+    id: SegmentId,
+}
+
+impl Drop for BeingWritten<'_> {
+    fn drop(&mut self) {
+        self.handle.writing.lock().expect("no code panics while it holds this lock").remove(&self.id);
+    }
+}
+
+/// All collections' indexers of a process.
+pub struct Indexer {
+    deps: Arc<IndexerDeps>,
+    tasks: Tasks,
+    instance: String,
+    handles: Mutex<BTreeMap<CollectionName, Arc<Handle>>>,
+    /// Collections are made one at a time, so that two first events do not race.
+    making: tokio::sync::Mutex<()>,
+}
+
+impl Indexer {
+    /// Starts an indexer for each collection of the store. `instance` names this start of the process.
+    pub async fn start(deps: IndexerDeps, tasks: Tasks, instance: String) -> Result<Arc<Self>, StoreError> {
+        let (deps, handles) = (Arc::new(deps), Mutex::default());
+        let indexer = Arc::new(Self { deps, tasks, instance, handles, making: tokio::sync::Mutex::default() });
+        for name in objects::list(&*indexer.deps.store).await? {
+            indexer.begin(&name);
+        }
+        Ok(indexer)
+    }
+
+    /// The indexer of a collection, if there is one.
+    pub fn handle(&self, name: &CollectionName) -> Option<Arc<Handle>> {
+        self.lock().get(name).cloned()
+    }
+
+    /// What it works with.
+    pub fn deps(&self) -> &IndexerDeps {
+        &self.deps
+    }
+
+    /// The indexer of a collection, which is made with these settings where it is not there.
+    pub(crate) async fn ensure(&self, name: &CollectionName, settings: &Settings) -> Result<Arc<Handle>, ReadError> {
+        if let Some(handle) = self.handle(name) {
+            return Ok(handle);
+        }
+        let _making = self.making.lock().await;
+        if let Some(handle) = self.handle(name) {
+            return Ok(handle);
+        }
+        let (store, now) = (&*self.deps.store, Timestamp(self.deps.clock.now_ns()));
+        match objects::create(store, name, settings, commit::nonce(), now).await {
+            Ok(_) | Err(StoreError::PreconditionFailed { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(self.begin(name))
+    }
+
+    /// Forgets a collection whose objects are gone.
+    pub(crate) fn forget(&self, name: &CollectionName) {
+        self.lock().remove(name);
+    }
+
+    fn begin(&self, name: &CollectionName) -> Arc<Handle> {
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let (progress, status, writing) = (Progress::default(), Status::default(), Mutex::default());
+        let handle = Arc::new(Handle { progress, status, commands: sender, writing });
+        self.lock().insert(name.clone(), handle.clone());
+        let token = self.tasks.token();
+        let worker = CollectionIndexer {
+            deps: self.deps.clone(),
+            name: name.clone(),
+            handle: handle.clone(),
+            commands,
+            instance: self.instance.clone(),
+        };
+        self.tasks.spawn(format!("indexer of {name}"), async move {
+            worker.run(token.clone()).await;
+            // A deleted collection has no more work; the end of this task is not the end of the process.
+            token.cancelled().await;
+            Ok(())
+        });
+        handle
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<CollectionName, Arc<Handle>>> {
+        self.handles.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+pub use garbage::run as collect_garbage;

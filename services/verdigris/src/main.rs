@@ -1,2 +1,39 @@
-//! verdigris.
-fn main() {}
+//! The executable: arguments in, an exit code out. Roles and commands lie in the other files.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod client;
+mod commands;
+mod doctor;
+mod exit;
+mod export;
+mod folder;
+mod local;
+mod opener;
+mod output;
+mod relevance;
+mod server;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::Arguments;
+use crate::output::{Format, Output};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = Output::standard(if arguments.global.json { Format::Json } else { Format::People });
+    // FAISS, candidates and Tantivy run on blocking threads; the runtime itself only moves bytes.
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output.error("INTERNAL", &format!("no runtime: {error}"), None);
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(local::dispatch(&arguments, &output)).into()
+}
+
+pub(crate) use local::model_folder;

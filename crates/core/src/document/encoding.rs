@@ -65,7 +65,8 @@ impl DocumentState {
     pub fn encode(&self) -> Result<Vec<u8>, EncodingError> {
         let exists = self.exists();
         let mut bytes = vec![MAGIC, FORMAT_VERSION];
-        bytes.push(FLAG_FLOOR * u8::from(self.floor.is_some()) | FLAG_EXISTS * u8::from(exists));
+        let floor = if self.floor.is_some() { FLAG_FLOOR } else { 0 };
+        bytes.push(if exists { floor | FLAG_EXISTS } else { floor });
         if let Some(floor) = &self.floor {
             put_stamp(&mut bytes, floor);
         }

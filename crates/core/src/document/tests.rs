@@ -233,6 +233,19 @@ fn a_delete_wins_over_equal_revisions_and_newer_patches_wait_in_the_ghost() {
 }
 
 #[test]
+fn a_patch_wins_over_an_upsert_of_equal_revision() {
+    let upsert = json!({"id": "A", "_revision": 5, "price": 10});
+    let patch = json!({"id": "A", "_op": "patch", "_revision": 5, "price": 9});
+    let document = json!({"id": "A", "price": 9});
+    check(
+        &[upsert.clone(), patch.clone()],
+        &[Fold::Applied; 2],
+        Some(document.clone()),
+    );
+    check(&[patch, upsert], &[Fold::Applied; 2], Some(document));
+}
+
+#[test]
 fn a_patch_that_says_nothing_leaves_no_ghost() {
     let state = check(
         &[json!({"id": "A", "_op": "patch", "_revision": 1})],

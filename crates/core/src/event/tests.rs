@@ -400,6 +400,11 @@ fn attributes_of_cloud_events_are_checked() {
         message,
     );
     assert!(Event::parse(&with(json!({"datacontenttype": "application/vnd.shop+json"}))).is_ok());
+}
+
+#[test]
+fn the_data_of_cloud_events_is_checked() {
+    let with = |attributes| cloud(attributes, json!({"x": 1}));
     check_refused(
         cloud(json!({}), Value::Null),
         "MISSING_DATA",

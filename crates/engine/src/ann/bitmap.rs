@@ -25,7 +25,7 @@ impl DenseBitmap {
     pub fn full(rows: u32) -> Self {
         let mut words = vec![u64::MAX; rows.div_ceil(64) as usize];
         if let Some(last) = words.last_mut()
-            && rows % 64 != 0
+            && !rows.is_multiple_of(64)
         {
             *last = (1 << (rows % 64)) - 1;
         }

@@ -206,8 +206,7 @@ impl Ann {
 
 /// Refuses what would make a score infinite or not a number.
 fn check_coordinates(vectors: &[f32]) -> Result<(), EngineError> {
-    // Written so that a NaN, for which every comparison is false, is refused.
-    let refused = |value: &f32| !(value.abs() <= COORDINATE_MAX);
+    let refused = |value: &f32| value.is_nan() || value.abs() > COORDINATE_MAX;
     match vectors.iter().position(refused) {
         Some(position) => Err(EngineError::Coordinate {
             position,

@@ -76,6 +76,9 @@ impl Rows {
 
     /// Rows with a value on a side of the literal: its equals, what is less, and so on.
     fn on_side(&self, path: &[String], literal: &Literal, side: Side) -> Result<RoaringBitmap, EngineError> {
+        if path == [ID_FIELD] && side == Side::Equal && literal.star == Star::None && literal.moment.is_none() {
+            return Ok(self.find(&literal.text).into_iter().collect());
+        }
         let mut rows = self.scalars_on_side(path, literal, side)?;
         if let Some(texts) = self.texts(path)? {
             rows |= texts_on_side(&texts, literal, side);
@@ -260,7 +263,7 @@ fn rows_of_texts(texts: &StrColumn, mut passes: impl FnMut(&str) -> bool) -> Roa
         return rows;
     }
     let passing = |row: &u32| texts.term_ords(*row).any(|ordinal| ordinals.contains(ordinal as u32));
-    (0..texts.num_rows()).filter(passing).collect()
+    ascending((0..texts.num_rows()).filter(passing))
 }
 
 fn rows_in_range<T>(column: &Column<T>, range: RangeInclusive<T>) -> RoaringBitmap
@@ -279,15 +282,20 @@ where
     }
     let mut rows = Vec::new();
     column.get_docids_for_value_range(first..=last, 0..column.num_docs(), &mut rows);
-    rows.into_iter().collect()
+    ascending(rows)
+}
+
+/// A bitmap of rows that come in ascending order, each once, as columns give them.
+fn ascending(rows: impl IntoIterator<Item = u32>) -> RoaringBitmap {
+    RoaringBitmap::from_sorted_iter(rows).expect("columns give rows in order")
 }
 
 fn rows_with_value(index: &ColumnIndex, rows: u32) -> RoaringBitmap {
     match index {
         ColumnIndex::Empty { .. } => RoaringBitmap::new(),
-        ColumnIndex::Full => (0..rows).collect(),
-        ColumnIndex::Optional(index) => index.iter_non_null_docs().collect(),
-        ColumnIndex::Multivalued(index) => index.iter_non_null_docs().collect(),
+        ColumnIndex::Full => ascending(0..rows),
+        ColumnIndex::Optional(index) => ascending(index.iter_non_null_docs()),
+        ColumnIndex::Multivalued(index) => ascending(index.iter_non_null_docs()),
     }
 }
 

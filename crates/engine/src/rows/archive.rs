@@ -70,7 +70,8 @@ impl ArchiveDirectory {
     /// Reads the archive's headers.
     pub(crate) fn open(bytes: MappedBytes) -> io::Result<Self> {
         let mut files = BTreeMap::new();
-        for entry in tar::Archive::new(&bytes[..]).entries()? {
+        // With seeking, only the headers are read, not the files between them.
+        for entry in tar::Archive::new(io::Cursor::new(&bytes[..])).entries_with_seek()? {
             let entry = entry?;
             let start = usize::try_from(entry.raw_file_position()).map_err(io::Error::other)?;
             let length = usize::try_from(entry.size()).map_err(io::Error::other)?;

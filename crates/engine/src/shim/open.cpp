@@ -33,12 +33,15 @@ struct Reader : faiss::ZeroCopyIOReader {
 
     Reader(const uint8_t* bytes, size_t length) : ZeroCopyIOReader(bytes, length) { name = "mapped file"; }
 
+    // FAISS rounds a view that ends within an element up, so the position may lie behind the end.
+    size_t remaining() const { return rp_ < total_ ? total_ - rp_ : 0; }
+
     size_t operator()(void* to, size_t size, size_t items) override {
-        check(items <= (total_ - rp_) / std::max<size_t>(size, 1), "the file ends early");
+        check(items <= remaining() / std::max<size_t>(size, 1), "the file ends early");
         const size_t read = ZeroCopyIOReader::operator()(to, size, items);
         if (size == sizeof(uint64_t) && items == 1) {
             const uint64_t count = load<uint64_t>(static_cast<const uint8_t*>(to));
-            const bool plausible = count <= std::max<uint64_t>(total_ - rp_, COUNT_ALWAYS_ALLOWED);
+            const bool plausible = count <= std::max<uint64_t>(remaining(), COUNT_ALWAYS_ALLOWED);
             check(plausible || count == faiss::InvertedLists::INVALID_CODE_SIZE, "a count exceeds the file");
         }
         return read;
@@ -81,7 +84,7 @@ struct MappedListsHook : faiss::InvertedListsIOHook {
         for (const size_t size : sizes) {
             lists->codes.push_back(reader->data_ + reader->rp_);
             const size_t entry = code_size + sizeof(faiss::idx_t);
-            check(size <= (reader->total_ - reader->rp_) / entry, "the file ends within an inverted list");
+            check(size <= reader->remaining() / entry, "the file ends within an inverted list");
             reader->rp_ += size * entry;
         }
         return lists.release();
@@ -94,11 +97,18 @@ void register_hook_once() {
     (void)registered;
 }
 
+// FAISS reads enumerations and truth values as bytes, which need not be values of their types.
+template <class Number, class Field>
+Number raw(const Field& field) {
+    static_assert(sizeof(Number) == sizeof(Field));
+    return load<Number>(reinterpret_cast<const uint8_t*>(&field));
+}
+
 void check_header(const faiss::Index& index, const vg_shape& shape) {
     check(index.d == int(shape.dimension), "parts differ in dimension");
     check(index.ntotal == faiss::idx_t(shape.rows), "parts differ in rows");
-    check(index.metric_type == faiss::METRIC_INNER_PRODUCT, "the metric is not inner product");
-    check(index.is_trained, "the structure is not trained");
+    check(raw<int32_t>(index.metric_type) == faiss::METRIC_INNER_PRODUCT, "the metric is not inner product");
+    check(raw<uint8_t>(index.is_trained) == 1, "the structure is not trained");
 }
 
 const uint8_t* flat_vectors(const faiss::Index* index, const vg_shape& shape) {
@@ -110,7 +120,7 @@ const uint8_t* flat_vectors(const faiss::Index* index, const vg_shape& shape) {
 }
 
 void check_quantizer(const faiss::ScalarQuantizer& sq, size_t d) {
-    check(sq.qtype == faiss::ScalarQuantizer::QT_8bit, "codes are not SQ8");
+    check(raw<uint32_t>(sq.qtype) == faiss::ScalarQuantizer::QT_8bit, "codes are not SQ8");
     check(sq.d == d && sq.code_size == d && sq.trained.size() == 2 * d, "the quantiser has another dimension");
 }
 

@@ -250,6 +250,9 @@ struct FileWriter : faiss::IOWriter {
     FileWriter& operator=(const FileWriter&) = delete;
 
     size_t operator()(const void* from, size_t size, size_t items) override {
+        if (items == 0) {
+            return 0; // FAISS gives a null pointer then
+        }
         const size_t written = std::fwrite(from, size, items, file);
         fail_if(written != items, "write");
         return written;

@@ -51,17 +51,10 @@ impl PagedScores {
         }
     }
 
-    /// Sets the score of each touched row between `start` and `end` for which `keep` is false back to 0. `keep` gets
-    /// the row's distance from `start`.
-    pub(crate) fn retain(&mut self, start: usize, end: usize, keep: impl Fn(u32) -> bool) {
-        let pages = start / PAGE_ROWS..end.div_ceil(PAGE_ROWS);
-        for page in pages.filter(|page| self.0.touched[*page] != 0) {
-            let rows = (page * PAGE_ROWS).max(start)..((page + 1) * PAGE_ROWS).min(end);
-            for row in rows {
-                if self.0.scores[row] != 0.0 && !keep((row - start) as u32) {
-                    self.0.scores[row] = 0.0;
-                }
-            }
+    /// Takes a row's score out again.
+    pub(crate) fn clear(&mut self, row: usize) {
+        if self.0.touched[row / PAGE_ROWS] != 0 {
+            self.0.scores[row] = 0.0;
         }
     }
 }
@@ -100,12 +93,12 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_are_not_kept_lose_their_score_and_no_others() {
+    fn a_row_that_is_cleared_loses_its_score_and_no_other() {
         let mut scores = PagedScores::new(2_000);
         (0..2_000).for_each(|row| scores.add(row, 2.0));
-        scores.retain(300, 900, |row| row % 2 == 0);
+        (300..900).step_by(2).for_each(|row| scores.clear(row));
         for row in 0..2_000 {
-            let lost = (300..900).contains(&row) && row % 2 == 1;
+            let lost = (300..900).contains(&row) && row % 2 == 0;
             assert_eq!(scores.get(row), if lost { 0.0 } else { 2.0 }, "row {row}");
         }
     }

@@ -144,20 +144,30 @@ impl WordsScores {
         }
     }
 
-    /// Takes the scores of dead rows and of rows that may not be hits out again.
+    /// Takes the scores of dead rows and of rows that may not be hits out again, at a cost that goes with the dead and
+    /// with the allowed rows, not with all.
     fn keep_hits(&mut self, segments: &[SegmentWords<'_>], stats: &WordsStats) {
-        for (segment, words) in segments.iter().enumerate() {
-            let (start, end) = (self.starts[segment], self.starts[segment + 1]);
-            match (words.allowed, stats.dead(segment)) {
-                (None, None) => {}
-                (None, Some(dead)) => self.scores.retain(start, end, |row| !dead.contains(row)),
-                (Some(allowed), None) => self.scores.retain(start, end, |row| allowed.contains(row)),
-                (Some(allowed), Some(dead)) => {
-                    self.scores
-                        .retain(start, end, |row| allowed.contains(row) && !dead.contains(row));
-                }
+        for (segment, start) in self.starts[..segments.len()].iter().enumerate() {
+            for row in stats.dead(segment).iter().flat_map(|dead| dead.iter()) {
+                self.scores.clear(start + row as usize);
             }
         }
+        if segments.iter().all(|segment| segment.allowed.is_none()) {
+            return;
+        }
+        let mut kept = PagedScores::new(self.starts[segments.len()]);
+        let mut keep = |place: usize| match self.scores.get(place) {
+            0.0 => {}
+            score => kept.add(place, score),
+        };
+        for (segment, words) in segments.iter().enumerate() {
+            let (start, end) = (self.starts[segment], self.starts[segment + 1]);
+            match words.allowed {
+                Some(allowed) => allowed.iter().for_each(|row| keep(start + row as usize)),
+                None => (start..end).for_each(&mut keep),
+            }
+        }
+        self.scores = kept;
     }
 }
 

@@ -1,0 +1,466 @@
+//! What people ask of an indexer: collections, settings, releases, dead letters, resync, figures.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tonic::{Request, Response, Status, Streaming};
+use verdigris_core::dead_letter::DeadLetter as Letter;
+use verdigris_core::event::Event;
+use verdigris_core::manifest::{Manifest, PublishReason};
+use verdigris_core::names::CollectionName;
+use verdigris_core::pointer::Pointer;
+use verdigris_core::position::Position;
+use verdigris_core::resync::FeedMoment;
+use verdigris_core::revision::{Revision, RevisionKind};
+use verdigris_core::settings::Settings as CollectionSettings;
+use verdigris_core::timestamp::Timestamp;
+use verdigris_proto::admin::admin_service_server::AdminService;
+use verdigris_proto::admin::*;
+use verdigris_proto::reason::Reason;
+use verdigris_store::{CommitError, collection as objects, commit, fetch};
+
+use crate::error::{chain, reason_of_store};
+use crate::ingest::{accept, name_of, settings_of, status_of_bus, status_of_read};
+use crate::resync::Resync;
+use crate::{Command, Indexer, dead_letters};
+
+/// Dead letters of one page.
+const PAGE_LETTERS: (u32, u32) = (100, 1_000);
+
+/// The gRPC service.
+pub struct AdminRpc {
+    indexer: Arc<Indexer>,
+}
+
+impl AdminRpc {
+    /// The service over an indexer.
+    pub fn new(indexer: Arc<Indexer>) -> Self {
+        Self { indexer }
+    }
+
+    async fn pointer(&self, name: &CollectionName) -> Result<Pointer, Status> {
+        let seen = objects::pointer(&*self.indexer.deps().store, name).await;
+        let pointer = seen.map_err(|error| status_of_read(&error))?.pointer;
+        if pointer.deleted_at.is_some() {
+            return Err(Reason::CollectionNotFound.status(format!("collection {name} was deleted")));
+        }
+        Ok(pointer)
+    }
+
+    async fn collection(&self, name: &CollectionName) -> Result<Collection, Status> {
+        let pointer = self.pointer(name).await?;
+        let mut shown = Collection {
+            name: name.to_string(),
+            generation: pointer.generation,
+            settings_version: pointer.settings.version,
+            ..Collection::default()
+        };
+        if let Some(active) = &pointer.active {
+            let manifest = objects::manifest(&*self.indexer.deps().store, name, &active.manifest).await;
+            let manifest = manifest.map_err(|error| status_of_read(&error))?;
+            shown.documents = manifest.documents;
+            shown.segments = manifest.segments.len() as u64;
+            shown.bytes = manifest.bytes();
+            shown.position = position_of(&manifest);
+            shown.published_at = manifest.created_at.to_string();
+        }
+        if let Some(standstill) = self.indexer.handle(name).and_then(|handle| handle.status.standstill()) {
+            shown.standstill_reason = standstill.reason.as_str().to_owned();
+            shown.standstill_message = standstill.message;
+        }
+        Ok(shown)
+    }
+
+    /// The manifest of a kept release; the newest for generation 0.
+    async fn manifest(&self, name: &CollectionName, generation: u64) -> Result<(Manifest, Pointer, bool), Status> {
+        let pointer = self.pointer(name).await?;
+        let gone = || Reason::ReleaseNotFound.status(format!("release {generation} of {name} is not kept; see `releases list`"));
+        let active = pointer.active.as_ref();
+        let reference = match generation {
+            0 => active.map(|active| active.manifest.clone()),
+            _ => pointer.kept.iter().find(|kept| kept.generation == generation).map(|kept| kept.manifest.clone()),
+        };
+        let reference = reference.ok_or_else(gone)?;
+        let manifest = objects::manifest(&*self.indexer.deps().store, name, &reference).await;
+        let manifest = manifest.map_err(|error| status_of_read(&error))?;
+        let pinned = pointer.kept.iter().any(|kept| kept.generation == manifest.generation && kept.pinned);
+        Ok((manifest, pointer, pinned))
+    }
+
+    async fn release(&self, manifest: &Manifest, pointer: &Pointer, pinned: bool) -> Release {
+        let stream = self.indexer.deps().bus.state(&manifest.collection).await.ok();
+        let checkpoint = &manifest.checkpoint;
+        let replayable =
+            stream.is_some_and(|state| state.identity == checkpoint.stream && state.first_kept <= checkpoint.sequence + 1);
+        Release {
+            generation: manifest.generation,
+            lineage: manifest.lineage.to_string(),
+            created_at: manifest.created_at.to_string(),
+            documents: manifest.documents,
+            segments: manifest.segments.len() as u64,
+            bytes: manifest.bytes(),
+            position: position_of(manifest),
+            reason: reason_word(&manifest.reason).to_owned(),
+            active: pointer.active.as_ref().is_some_and(|active| active.generation == manifest.generation),
+            replayable,
+            manifest_json: String::new(),
+            pinned,
+        }
+    }
+
+    async fn letters(&self, name: &CollectionName) -> Result<Vec<Letter>, Status> {
+        self.pointer(name).await?;
+        let batches = dead_letters::batches(&*self.indexer.deps().store, name).await;
+        let batches = batches.map_err(|error| status_of_read(&error))?;
+        Ok(batches.into_iter().flat_map(|batch| batch.letters).collect())
+    }
+
+    async fn letter(&self, name: &CollectionName, position: &str) -> Result<Letter, Status> {
+        let letters = self.letters(name).await?;
+        let found = letters.into_iter().find(|letter| letter.position.to_string() == position);
+        found.ok_or_else(|| Reason::DeadLetterNotFound.status(format!("there is no dead letter at {position:?}")))
+    }
+
+    async fn remove(&self, name: &CollectionName, positions: Vec<String>) -> Result<u64, Status> {
+        let positions: BTreeSet<String> = positions.into_iter().collect();
+        let removed = dead_letters::remove(&*self.indexer.deps().store, name, &positions).await;
+        removed.map_err(|error| status_of_read(&error))
+    }
+
+    async fn append_one(&self, name: &CollectionName, payload: Bytes) -> Result<Position, Status> {
+        let accepted = accept(&self.indexer, name, vec![payload]).await?;
+        match (accepted.last, accepted.rejections.first()) {
+            (Some(position), _) => Ok(position),
+            (None, Some((_, refused))) => {
+                Err(Reason::InvalidArgument.status(format!("{}: {refused}", refused.reason())))
+            }
+            (None, None) => Err(Reason::InvalidArgument.status("there is no event in it")),
+        }
+    }
+}
+
+fn position_of(manifest: &Manifest) -> String {
+    manifest.checkpoint.stream.position(manifest.checkpoint.sequence).to_string()
+}
+
+fn reason_word(reason: &PublishReason) -> &'static str {
+    match reason {
+        PublishReason::Publish => "publish",
+        PublishReason::Merge => "merge",
+        PublishReason::Rebuild => "rebuild",
+        PublishReason::Settings => "settings",
+        PublishReason::Resync { .. } => "resync",
+        PublishReason::Rollback { .. } => "rollback",
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
+fn parsed_settings(json: &str) -> Result<CollectionSettings, Status> {
+    CollectionSettings::parse(json.as_bytes()).map_err(|mistakes| {
+        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        Reason::InvalidSettings.status(lines.join("; "))
+    })
+}
+
+fn status_of_commit(error: &CommitError) -> Status {
+    let reason = match error {
+        CommitError::Store(error) => reason_of_store(error),
+        CommitError::Read(error) => crate::error::reason_of_read(error),
+        CommitError::Refused(_) => Reason::CollectionDeleted,
+        CommitError::Unknown(_) => Reason::StoreUnavailable,
+    };
+    reason.status(chain(error))
+}
+
+fn shown_letter(letter: &Letter, payload: Vec<u8>) -> DeadLetter {
+    DeadLetter {
+        position: letter.position.to_string(),
+        accepted_at: letter.accepted_at.to_string(),
+        set_aside_at: letter.set_aside_at.to_string(),
+        reason: letter.reason.clone(),
+        message: letter.message.clone(),
+        payload: payload.into(),
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for AdminRpc {
+    async fn list_collections(
+        &self,
+        _request: Request<ListCollectionsRequest>,
+    ) -> Result<Response<ListCollectionsResponse>, Status> {
+        let names = objects::list(&*self.indexer.deps().store).await;
+        let names = names.map_err(|error| reason_of_store(&error).status(chain(&error)))?;
+        let mut collections = Vec::new();
+        for name in names {
+            match self.collection(&name).await {
+                Ok(collection) => collections.push(collection),
+                Err(status) if status.code() == tonic::Code::NotFound => {}
+                Err(status) => return Err(status),
+            }
+        }
+        Ok(Response::new(ListCollectionsResponse { collections }))
+    }
+
+    async fn create_collection(&self, request: Request<CreateCollectionRequest>) -> Result<Response<Collection>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.name)?;
+        let settings = match request.settings_json.as_str() {
+            "" => CollectionSettings::default(),
+            json => parsed_settings(json)?,
+        };
+        if self.indexer.handle(&name).is_some() {
+            self.pointer(&name).await.map_err(|_| {
+                Reason::CollectionDeleted.status(format!("collection {name} was deleted; its name is not free yet"))
+            })?;
+            return Err(Reason::CollectionExists.status(format!("collection {name} exists already")));
+        }
+        self.indexer.ensure(&name, &settings).await.map_err(|error| status_of_read(&error))?;
+        Ok(Response::new(self.collection(&name).await?))
+    }
+
+    async fn get_collection(&self, request: Request<GetCollectionRequest>) -> Result<Response<Collection>, Status> {
+        let name = name_of(&request.into_inner().name)?;
+        Ok(Response::new(self.collection(&name).await?))
+    }
+
+    async fn delete_collection(
+        &self,
+        request: Request<DeleteCollectionRequest>,
+    ) -> Result<Response<DeleteCollectionResponse>, Status> {
+        let name = name_of(&request.into_inner().name)?;
+        self.pointer(&name).await?;
+        let (nonce, now) = (commit::nonce(), Timestamp(self.indexer.deps().clock.now_ns()));
+        let swung = commit::swing(&*self.indexer.deps().store, &name, nonce.clone(), |p| p.delete(nonce.clone(), now)).await;
+        swung.map_err(|error| status_of_commit(&error))?;
+        if let Some(handle) = self.indexer.handle(&name) {
+            handle.send(Command::Refresh).await;
+        }
+        Ok(Response::new(DeleteCollectionResponse {}))
+    }
+
+    async fn get_settings(&self, request: Request<GetSettingsRequest>) -> Result<Response<Settings>, Status> {
+        let name = name_of(&request.into_inner().collection)?;
+        let pointer = self.pointer(&name).await?;
+        let settings = settings_of(&self.indexer, &name).await?;
+        let settings_json = String::from_utf8_lossy(&settings.encode()).into_owned();
+        Ok(Response::new(Settings { version: pointer.settings.version, settings_json }))
+    }
+
+    async fn update_settings(&self, request: Request<UpdateSettingsRequest>) -> Result<Response<Settings>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.collection)?;
+        let settings = parsed_settings(&request.settings_json)?;
+        let handle = self.indexer.ensure(&name, &settings).await.map_err(|error| status_of_read(&error))?;
+        let (pointer, current) = (self.pointer(&name).await?, settings_of(&self.indexer, &name).await?);
+        let keys = current.needs_rebuild(&settings);
+        if pointer.generation > 0 && !keys.is_empty() {
+            let message = format!(
+                "{} cannot change while the collection holds documents: stored rows would have to be written anew",
+                keys.join(", ")
+            );
+            return Err(Reason::NeedsRebuild.status(message));
+        }
+        let store = &*self.indexer.deps().store;
+        let version = pointer.settings.version + 1;
+        let reference = objects::put_settings(store, &name, version, &settings).await;
+        let reference = reference.map_err(|error| reason_of_store(&error).status(chain(&error)))?;
+        let (nonce, now) = (commit::nonce(), Timestamp(self.indexer.deps().clock.now_ns()));
+        let swung = commit::swing(store, &name, nonce.clone(), |p| p.set_settings(reference.clone(), nonce.clone(), now)).await;
+        swung.map_err(|error| status_of_commit(&error))?;
+        handle.send(Command::Refresh).await;
+        let settings_json = String::from_utf8_lossy(&settings.encode()).into_owned();
+        Ok(Response::new(Settings { version, settings_json }))
+    }
+
+    async fn list_releases(&self, request: Request<ListReleasesRequest>) -> Result<Response<ListReleasesResponse>, Status> {
+        let name = name_of(&request.into_inner().collection)?;
+        let pointer = self.pointer(&name).await?;
+        let mut releases = Vec::with_capacity(pointer.kept.len());
+        for kept in pointer.kept.iter().rev() {
+            let manifest = objects::manifest(&*self.indexer.deps().store, &name, &kept.manifest).await;
+            let manifest = manifest.map_err(|error| status_of_read(&error))?;
+            releases.push(self.release(&manifest, &pointer, kept.pinned).await);
+        }
+        Ok(Response::new(ListReleasesResponse { releases }))
+    }
+
+    async fn get_release(&self, request: Request<GetReleaseRequest>) -> Result<Response<Release>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.collection)?;
+        let (manifest, pointer, pinned) = self.manifest(&name, request.generation).await?;
+        let mut release = self.release(&manifest, &pointer, pinned).await;
+        release.manifest_json = String::from_utf8_lossy(&manifest.encode()).into_owned();
+        Ok(Response::new(release))
+    }
+
+    async fn verify_release(
+        &self,
+        request: Request<VerifyReleaseRequest>,
+    ) -> Result<Response<VerifyReleaseResponse>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.collection)?;
+        let (manifest, ..) = self.manifest(&name, request.generation).await?;
+        let verification = fetch::verify_release(&*self.indexer.deps().store, &manifest).await;
+        Ok(Response::new(VerifyReleaseResponse {
+            generation: manifest.generation,
+            files: verification.files,
+            bytes: verification.bytes,
+            problems: verification.problems,
+        }))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<ListDeadLettersRequest>,
+    ) -> Result<Response<ListDeadLettersResponse>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.collection)?;
+        let letters = self.letters(&name).await?;
+        let size = if request.page_size == 0 { PAGE_LETTERS.0 } else { request.page_size.min(PAGE_LETTERS.1) } as usize;
+        let after = letters.iter().position(|letter| letter.position.to_string() == request.page_token);
+        let start = match (request.page_token.is_empty(), after) {
+            (true, _) => 0,
+            (false, Some(at)) => at + 1,
+            (false, None) => {
+                return Err(Reason::InvalidPageToken.status_for_field("page_token", "this letter is not there any more; list from the start"));
+            }
+        };
+        let page: Vec<&Letter> = letters.iter().skip(start).take(size).collect();
+        let more = start + page.len() < letters.len();
+        let next_page_token = page.last().filter(|_| more).map(|letter| letter.position.to_string()).unwrap_or_default();
+        let dead_letters = page.into_iter().map(|letter| shown_letter(letter, Vec::new())).collect();
+        Ok(Response::new(ListDeadLettersResponse { dead_letters, next_page_token }))
+    }
+
+    async fn get_dead_letter(&self, request: Request<GetDeadLetterRequest>) -> Result<Response<DeadLetter>, Status> {
+        let request = request.into_inner();
+        let letter = self.letter(&name_of(&request.collection)?, &request.position).await?;
+        Ok(Response::new(shown_letter(&letter, letter.payload_bytes())))
+    }
+
+    async fn edit_dead_letter(
+        &self,
+        request: Request<EditDeadLetterRequest>,
+    ) -> Result<Response<EditDeadLetterResponse>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.collection)?;
+        self.letter(&name, &request.position).await?;
+        let position = self.append_one(&name, request.event).await?;
+        self.remove(&name, vec![request.position]).await?;
+        Ok(Response::new(EditDeadLetterResponse { position: position.to_string() }))
+    }
+
+    async fn replay_dead_letters(
+        &self,
+        request: Request<ReplayDeadLettersRequest>,
+    ) -> Result<Response<ReplayDeadLettersResponse>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.collection)?;
+        let kind = settings_of(&self.indexer, &name).await?.revision;
+        let mut answer = ReplayDeadLettersResponse::default();
+        for position in request.positions {
+            let letter = self.letter(&name, &position).await?;
+            let payload = replayed(&letter, kind);
+            let appended = self.append_one(&name, payload).await?;
+            self.remove(&name, vec![position]).await?;
+            answer.replayed += 1;
+            if answer.first_position.is_empty() {
+                answer.first_position = appended.to_string();
+            }
+            answer.last_position = appended.to_string();
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn drop_dead_letters(
+        &self,
+        request: Request<DropDeadLettersRequest>,
+    ) -> Result<Response<DropDeadLettersResponse>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.collection)?;
+        for position in &request.positions {
+            self.letter(&name, position).await?;
+        }
+        let dropped = self.remove(&name, request.positions).await?;
+        Ok(Response::new(DropDeadLettersResponse { dropped }))
+    }
+
+    async fn resync(&self, request: Request<Streaming<ResyncRequest>>) -> Result<Response<ResyncResponse>, Status> {
+        let mut stream = request.into_inner();
+        let Some(first) = stream.message().await? else {
+            return Err(Reason::InvalidArgument.status("the feed is empty: a resync from nothing would delete everything"));
+        };
+        let name = name_of(&first.collection)?;
+        let settings = settings_of(&self.indexer, &name).await?;
+        let revision = match settings.revision {
+            RevisionKind::EventTime if first.feed_time.is_empty() => self.indexer.deps().clock.now_ns(),
+            RevisionKind::EventTime => {
+                let time = Timestamp::parse(&first.feed_time);
+                time.map_err(|error| Reason::InvalidArgument.status_for_field("feed_time", error.to_string()))?.0
+            }
+            RevisionKind::Number => first.feed_revision.ok_or_else(|| {
+                Reason::InvalidArgument.status_for_field("feed_revision", "this collection numbers its revisions: give the feed's")
+            })?,
+        };
+        let moment = FeedMoment { kind: settings.revision, revision: Revision(revision) };
+        let mut resync = Resync::begin(self.indexer.clone(), name, moment).await?;
+        let mut documents = first.documents;
+        loop {
+            resync.documents(documents).await?;
+            match stream.message().await? {
+                Some(next) => documents = next.documents,
+                None => break,
+            }
+        }
+        Ok(Response::new(resync.finish().await?))
+    }
+
+    async fn get_indexer_stats(
+        &self,
+        request: Request<GetIndexerStatsRequest>,
+    ) -> Result<Response<GetIndexerStatsResponse>, Status> {
+        let name = name_of(&request.into_inner().collection)?;
+        let pointer = self.pointer(&name).await?;
+        let deps = self.indexer.deps();
+        let mut answer = GetIndexerStatsResponse::default();
+        let mut read_up_to = 0;
+        if let Some(active) = &pointer.active {
+            let manifest = objects::manifest(&*deps.store, &name, &active.manifest).await;
+            let manifest = manifest.map_err(|error| status_of_read(&error))?;
+            let stats = manifest.stats;
+            answer.applied = stats.applied;
+            answer.unchanged = stats.unchanged;
+            answer.stale = stats.stale;
+            answer.set_aside = stats.set_aside;
+            answer.embedded = stats.embedded;
+            answer.vectors_kept = stats.vectors_kept;
+            answer.bytes_published = stats.bytes_published;
+            answer.bytes_merged = stats.bytes_merged;
+            answer.bytes_rebuilt = stats.bytes_rebuilt;
+            answer.segments = manifest.segments.len() as u64;
+            answer.dead_rows = manifest.segments.iter().map(|s| u64::from(s.rows - s.live) + u64::from(s.ghosts - s.live_ghosts)).sum();
+            read_up_to = manifest.checkpoint.sequence;
+        }
+        deps.bus.open(&name).await.map_err(|error| status_of_bus(&error))?;
+        let state = deps.bus.state(&name).await.map_err(|error| status_of_bus(&error))?;
+        answer.unread_events = state.last.saturating_sub(read_up_to);
+        let oldest = deps.bus.oldest_after(&name, read_up_to).await.map_err(|error| status_of_bus(&error))?;
+        answer.oldest_unread_seconds = oldest.map_or(0.0, |at| (deps.clock.now_ns() - at).max(0) as f64 / 1e9);
+        if let Some(standstill) = self.indexer.handle(&name).and_then(|handle| handle.status.standstill()) {
+            answer.standstill_reason = standstill.reason.as_str().to_owned();
+            answer.standstill_message = standstill.message;
+        }
+        Ok(Response::new(answer))
+    }
+}
+
+/// The event of a letter with the stamp that it had; one that cannot be read goes as it came.
+fn replayed(letter: &Letter, kind: RevisionKind) -> Bytes {
+    let payload = letter.payload_bytes();
+    match Event::parse(&payload) {
+        Ok(event) => event.pinned(kind, letter.accepted_at).to_payload().into(),
+        Err(_) => payload.into(),
+    }
+}

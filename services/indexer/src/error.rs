@@ -1,0 +1,138 @@
+//! What stops an indexer, and how the rest of the system is told.
+
+use verdigris_bus::BusError;
+use verdigris_core::checkpoint::StreamMismatch;
+use verdigris_core::manifest::ManifestError;
+use verdigris_core::pointer::EditRefused;
+use verdigris_embed::EmbedError;
+use verdigris_engine::error::EngineError;
+use verdigris_engine::release::open::OpenError;
+use verdigris_proto::reason::Reason;
+use verdigris_store::{CommitError, ReadError, StoreError};
+
+use crate::status::Standstill;
+
+/// Why an indexer cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexerError {
+    /// The bus.
+    #[error("the bus does not work")]
+    Bus(#[from] BusError),
+    /// The store.
+    #[error("the store does not work")]
+    Store(#[from] StoreError),
+    /// An object of the store.
+    #[error("an object of the collection cannot be used")]
+    Read(#[from] ReadError),
+    /// A swing.
+    #[error("the release could not be published")]
+    Commit(#[from] CommitError),
+    /// The engine.
+    #[error("the segment could not be written")]
+    Engine(#[from] EngineError),
+    /// A release.
+    #[error("the release cannot be opened")]
+    Open(#[from] OpenError),
+    /// A manifest that would contradict itself.
+    #[error("the new manifest does not add up")]
+    Manifest(#[from] ManifestError),
+    /// The embedder.
+    #[error("texts cannot be embedded")]
+    Embed(#[from] EmbedError),
+    /// The log is not the one that was read.
+    #[error("the log does not fit the checkpoint; repair the collection by `verdigris resync` with a full feed")]
+    Stream(#[from] StreamMismatch),
+    /// The release was embedded by another model than the settings ask for.
+    #[error("the release was embedded by {found}, the settings ask for {expected}")]
+    Embedder {
+        /// In the manifest.
+        found: String,
+        /// In the settings.
+        expected: String,
+    },
+    /// A scratch file.
+    #[error("a file cannot be written")]
+    Scratch(#[source] std::io::Error),
+    /// A thread of ours panicked.
+    #[error("a step of the indexer panicked")]
+    Panicked(#[source] tokio::task::JoinError),
+    /// The process ends.
+    #[error("the process ends")]
+    Stopped,
+}
+
+impl IndexerError {
+    /// How waits and reads are told that publishing stands still.
+    pub(crate) fn standstill(&self) -> Standstill {
+        Standstill { reason: self.reason(), message: chain(self) }
+    }
+
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Store(error) | Self::Commit(CommitError::Store(error)) => reason_of_store(error),
+            Self::Read(error) | Self::Commit(CommitError::Read(error)) => reason_of_read(error),
+            Self::Commit(CommitError::Refused(EditRefused::LostTurn { .. })) => Reason::LostTurn,
+            Self::Commit(CommitError::Refused(EditRefused::Held { .. })) => Reason::PublishingHeld,
+            Self::Commit(CommitError::Refused(EditRefused::Deleted(_))) => Reason::CollectionDeleted,
+            Self::Commit(_) => Reason::StoreUnavailable,
+            Self::Bus(BusError::Full { .. }) => Reason::DiskFull,
+            Self::Bus(BusError::ReadOnly { .. }) => Reason::ReadOnly,
+            Self::Bus(BusError::Trimmed { .. }) | Self::Stream(_) => Reason::StreamMismatch,
+            Self::Open(OpenError::Damaged(_)) => Reason::DataDamaged,
+            Self::Embed(_) => Reason::EmbedderUnavailable,
+            Self::Embedder { .. } => Reason::EmbedderMismatch,
+            _ if self.is_out_of_space() => Reason::DiskFull,
+            Self::Stopped => Reason::ShuttingDown,
+            Self::Bus(_) | Self::Open(_) => Reason::StoreUnavailable,
+            Self::Engine(_) | Self::Manifest(_) | Self::Scratch(_) | Self::Panicked(_) => Reason::Internal,
+        }
+    }
+
+    /// Whether the disk is full, wherever in the chain it is said.
+    fn is_out_of_space(&self) -> bool {
+        let mut error: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(current) = error {
+            let kind = current.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            if kind == Some(std::io::ErrorKind::StorageFull) {
+                return true;
+            }
+            error = current.source();
+        }
+        false
+    }
+}
+
+/// The reason for an error of the store.
+pub fn reason_of_store(error: &StoreError) -> Reason {
+    match error {
+        StoreError::OutOfSpace { .. } => Reason::DiskFull,
+        StoreError::ReadOnly { .. } => Reason::ReadOnly,
+        StoreError::Format { .. } => Reason::UnknownFormat,
+        _ => Reason::StoreUnavailable,
+    }
+}
+
+/// The reason for an object that cannot be used.
+pub fn reason_of_read(error: &ReadError) -> Reason {
+    match error {
+        ReadError::Store(error) => reason_of_store(error),
+        ReadError::NoCollection(_) => Reason::CollectionNotFound,
+        ReadError::NotLocal { .. } => Reason::StoreUnavailable,
+        _ => Reason::DataDamaged,
+    }
+}
+
+/// An error with all its causes, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,65 @@
+//! Collecting what nobody needs: objects of let-go releases, events that every kept release holds, deleted collections.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use verdigris_bus::Retention;
+use verdigris_core::names::CollectionName;
+use verdigris_core::timestamp::Timestamp;
+use verdigris_store::collection as objects;
+use verdigris_store::garbage::Collector;
+
+use crate::Indexer;
+use crate::error::{IndexerError, chain};
+
+/// Between two rounds.
+const EVERY: Duration = Duration::from_secs(60);
+const DAY_NS: i64 = 24 * 3_600 * 1_000_000_000;
+
+/// Collects until the token is cancelled.
+pub async fn run(indexer: Arc<Indexer>, token: CancellationToken) {
+    let mut collectors: BTreeMap<CollectionName, Collector> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        let names: Vec<CollectionName> = indexer.lock().keys().cloned().collect();
+        collectors.retain(|name, _| names.contains(name));
+        for name in names {
+            let collector = collectors.entry(name.clone()).or_default();
+            if let Err(error) = round(&indexer, &name, collector).await {
+                tracing::warn!(collection = %name, "garbage was not collected: {}", chain(&error));
+            }
+        }
+    }
+}
+
+async fn round(indexer: &Indexer, name: &CollectionName, collector: &mut Collector) -> Result<(), IndexerError> {
+    let deps = indexer.deps();
+    let Some(handle) = indexer.handle(name) else { return Ok(()) };
+    let now = Timestamp(deps.clock.now_ns());
+    let removed = collector.collect(&*deps.store, name, now, |key| handle.is_being_written(key)).await?;
+    if removed > 0 {
+        tracing::debug!(collection = %name, removed, "garbage was collected");
+    }
+    deps.metrics.collected(name, removed);
+    match objects::pointer(&*deps.store, name).await {
+        Err(verdigris_store::ReadError::NoCollection(_)) => {
+            deps.bus.forget(name).await?;
+            indexer.forget(name);
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+        Ok(seen) => {
+            let settings = objects::settings(&*deps.store, name, &seen.pointer.settings).await?;
+            let oldest = seen.pointer.kept.iter().map(|release| release.checkpoint).min().unwrap_or(0);
+            let age_ns = i64::from(settings.bus.days) * DAY_NS;
+            let retention = Retention { age_ns, bytes: u64::from(settings.bus.mebibytes) << 20, never_past: oldest };
+            while deps.bus.retain(name, retention, now.0).await? > 0 {}
+        }
+    }
+    Ok(())
+}

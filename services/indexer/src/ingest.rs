@@ -1,0 +1,263 @@
+//! The first step of an event: parsed, refused with a reason or appended to the bus. Accepted means durable.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tonic::{Request, Response, Status, Streaming};
+use verdigris_bus::{APPEND_BYTES_MAX, BusError, NewEvent};
+use verdigris_core::event::{Event, split};
+use verdigris_core::names::CollectionName;
+use verdigris_core::position::{Position, StreamIdentity};
+use verdigris_core::rejection::Rejection as Refused;
+use verdigris_core::settings::Settings;
+use verdigris_core::timestamp::Timestamp;
+use verdigris_proto::ingest::ingest_service_server::IngestService;
+use verdigris_proto::ingest::{
+    GetProgressRequest, GetProgressResponse, IngestRequest, IngestResponse, IngestStreamResponse, Rejection,
+};
+use verdigris_proto::reason::Reason;
+use verdigris_store::{ReadError, collection as objects};
+
+use crate::error::{chain, reason_of_read};
+use crate::order::judge_context;
+use crate::progress::OutcomeCounts;
+use crate::status::Standstill;
+use crate::{Handle, Indexer};
+
+/// Rejections that a stream's answer holds at most.
+const REJECTIONS_MAX: usize = 10_000;
+/// Bytes of payloads in one append: a part of what the bus takes, so that a large batch does not hold others up.
+const APPEND_BYTES: usize = APPEND_BYTES_MAX / 8;
+
+/// The gRPC service.
+pub struct IngestRpc {
+    indexer: Arc<Indexer>,
+}
+
+/// What became of a batch.
+#[derive(Default)]
+pub(crate) struct Accepted {
+    pub(crate) accepted: u64,
+    pub(crate) first: Option<Position>,
+    pub(crate) last: Option<Position>,
+    pub(crate) rejections: Vec<(u64, Refused)>,
+}
+
+impl IngestRpc {
+    /// The service over an indexer.
+    pub fn new(indexer: Arc<Indexer>) -> Self {
+        Self { indexer }
+    }
+}
+
+/// Appends a batch: each event is accepted or refused by itself.
+pub(crate) async fn accept(indexer: &Indexer, name: &CollectionName, events: Vec<Bytes>) -> Result<Accepted, Status> {
+    indexer.ensure(name, &Settings::default()).await.map_err(|error| status_of_read(&error))?;
+    let settings = settings_of(indexer, name).await?;
+    let now = Timestamp(indexer.deps().clock.now_ns());
+    let mut result = Accepted::default();
+    let mut batch: Vec<NewEvent> = Vec::new();
+    let mut bytes = 0;
+    let mut index = 0;
+    for payload in events {
+        let parts = match split(&payload) {
+            Ok(parts) => parts.into_iter().map(|part| payload.slice_ref(part)).collect(),
+            Err(refused) => {
+                result.rejections.push((index, refused));
+                index += 1;
+                continue;
+            }
+        };
+        let parts: Vec<Bytes> = parts;
+        for part in parts {
+            match check(&part, name, &settings, now) {
+                Ok(()) => {
+                    bytes += part.len();
+                    batch.push(NewEvent { payload: part });
+                }
+                Err(refused) => result.rejections.push((index, refused)),
+            }
+            index += 1;
+            if bytes >= APPEND_BYTES || batch.len() >= verdigris_bus::APPEND_EVENTS_MAX {
+                append(indexer, name, std::mem::take(&mut batch), &mut result).await?;
+                bytes = 0;
+            }
+        }
+    }
+    append(indexer, name, batch, &mut result).await?;
+    Ok(result)
+}
+
+/// An event that is ahead of its time is accepted and set aside by the indexer, which judges it by its accept time.
+fn check(payload: &[u8], name: &CollectionName, settings: &Settings, now: Timestamp) -> Result<(), Refused> {
+    match Event::parse(payload)?.judge(&judge_context(name, settings, now)) {
+        Ok(_) | Err(Refused::AheadOfTime { .. }) => Ok(()),
+        Err(refused) => Err(refused),
+    }
+}
+
+async fn append(
+    indexer: &Indexer,
+    name: &CollectionName,
+    batch: Vec<NewEvent>,
+    result: &mut Accepted,
+) -> Result<(), Status> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let appended = indexer.deps().bus.append(name, batch).await.map_err(|error| status_of_bus(&error))?;
+    result.accepted += appended.last - appended.first + 1;
+    result.first = result.first.or(Some(appended.stream.position(appended.first)));
+    result.last = Some(appended.stream.position(appended.last));
+    Ok(())
+}
+
+/// The settings that events are judged by.
+pub(crate) async fn settings_of(indexer: &Indexer, name: &CollectionName) -> Result<Settings, Status> {
+    let store = &*indexer.deps().store;
+    let pointer = objects::pointer(store, name).await.map_err(|error| status_of_read(&error))?.pointer;
+    if pointer.deleted_at.is_some() {
+        let message = format!("collection {name} was deleted; its name is free again some minutes after that");
+        return Err(Reason::CollectionDeleted.status(message));
+    }
+    objects::settings(store, name, &pointer.settings).await.map_err(|error| status_of_read(&error))
+}
+
+/// A collection's name, or why it is none.
+#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
+pub(crate) fn name_of(text: &str) -> Result<CollectionName, Status> {
+    text.parse().map_err(|error| Reason::InvalidCollection.status_for_field("collection", format!("{error}")))
+}
+
+/// The status for an object that cannot be used.
+pub(crate) fn status_of_read(error: &ReadError) -> Status {
+    reason_of_read(error).status(chain(error))
+}
+
+/// The status for a bus that does not take events.
+pub(crate) fn status_of_bus(error: &BusError) -> Status {
+    let reason = match error {
+        BusError::Full { .. } => Reason::DiskFull,
+        BusError::ReadOnly { .. } => Reason::ReadOnly,
+        BusError::PayloadTooLarge { .. } | BusError::AppendTooLarge { .. } | BusError::TooManyEvents { .. } => {
+            Reason::TooLarge
+        }
+        _ => Reason::StoreUnavailable,
+    };
+    reason.status(chain(error))
+}
+
+pub(crate) fn status_of_standstill(standstill: &Standstill) -> Status {
+    standstill.reason.status(standstill.message.clone())
+}
+
+fn shown(position: Option<Position>) -> String {
+    position.map(|position| position.to_string()).unwrap_or_default()
+}
+
+fn rejection((index, refused): &(u64, Refused)) -> Rejection {
+    Rejection { index: *index, reason: refused.reason().to_owned(), message: refused.to_string() }
+}
+
+#[tonic::async_trait]
+impl IngestService for IngestRpc {
+    async fn ingest(&self, request: Request<IngestRequest>) -> Result<Response<IngestResponse>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.collection)?;
+        let accepted = accept(&self.indexer, &name, request.events).await?;
+        Ok(Response::new(IngestResponse {
+            accepted: accepted.accepted,
+            first_position: shown(accepted.first),
+            last_position: shown(accepted.last),
+            rejections: accepted.rejections.iter().map(rejection).collect(),
+        }))
+    }
+
+    async fn ingest_stream(
+        &self,
+        request: Request<Streaming<IngestRequest>>,
+    ) -> Result<Response<IngestStreamResponse>, Status> {
+        let mut stream = request.into_inner();
+        let mut answer = IngestStreamResponse::default();
+        let mut index = 0;
+        while let Some(request) = stream.message().await? {
+            let name = name_of(&request.collection)?;
+            let accepted = accept(&self.indexer, &name, request.events).await?;
+            let seen = accepted.accepted + accepted.rejections.len() as u64;
+            answer.accepted += accepted.accepted;
+            answer.rejected += accepted.rejections.len() as u64;
+            if answer.first_position.is_empty() {
+                answer.first_position = shown(accepted.first);
+            }
+            if accepted.last.is_some() {
+                answer.last_position = shown(accepted.last);
+            }
+            let room = REJECTIONS_MAX.saturating_sub(answer.rejections.len());
+            answer.rejections.extend(accepted.rejections.iter().take(room).map(|(at, refused)| rejection(&(index + at, refused.clone()))));
+            index += seen;
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn get_progress(&self, request: Request<GetProgressRequest>) -> Result<Response<GetProgressResponse>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.collection)?;
+        let Some(handle) = self.indexer.handle(&name) else {
+            return Err(Reason::CollectionNotFound.status(format!("collection {name} does not exist")));
+        };
+        let stream = self.indexer.deps().bus.open(&name).await.map_err(|error| status_of_bus(&error))?;
+        let from = sequence(stream, "from_position", &request.from_position)?;
+        let to = sequence(stream, "to_position", &request.to_position)?;
+        if request.wait {
+            wait_until(&handle, to.unwrap_or(0)).await?;
+        }
+        let published = handle.progress.published();
+        let counts = match (from, to) {
+            (Some(from), Some(to)) => handle.progress.counts(from, to),
+            _ => OutcomeCounts::default(),
+        };
+        let (embedding_done, embedding_total) = handle.progress.embedded();
+        Ok(Response::new(GetProgressResponse {
+            searchable: published.sequence >= to.unwrap_or(0),
+            generation: published.generation,
+            position: stream.position(published.sequence).to_string(),
+            applied: counts.applied,
+            unchanged: counts.unchanged,
+            stale: counts.stale,
+            set_aside: counts.set_aside,
+            embedding_done,
+            embedding_total,
+        }))
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
+fn sequence(stream: StreamIdentity, field: &str, text: &str) -> Result<Option<u64>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let position: Result<Position, _> = text.parse();
+    let sequence = position.and_then(|position| stream.sequence_of(position));
+    sequence.map(Some).map_err(|error| Reason::InvalidPosition.status_for_field(field, error.to_string()))
+}
+
+/// Waits until a release holds the event; fails at once where publishing stands still. The deadline is the caller's.
+async fn wait_until(handle: &Handle, sequence: u64) -> Result<(), Status> {
+    /// How soon a standstill that begins while somebody waits is told.
+    const LOOK: std::time::Duration = std::time::Duration::from_millis(100);
+    let mut published = handle.progress.watch();
+    loop {
+        if published.borrow_and_update().sequence >= sequence {
+            return Ok(());
+        }
+        if let Some(standstill) = handle.status.standstill() {
+            return Err(status_of_standstill(&standstill));
+        }
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() {
+                return Err(Reason::ShuttingDown.status("the server is shutting down"));
+            },
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Merges, off the freshness path: they run on a blocking thread against the release of their beginning, and are
+//! committed against the release of their end. Rows that died meanwhile are dead in the result.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use roaring::RoaringBitmap;
+use tempfile::TempDir;
+use verdigris_core::index_type::IndexType;
+use verdigris_core::manifest::SegmentId;
+use verdigris_core::merge::{MergePlan, died_meanwhile};
+use verdigris_core::settings::TextSettings;
+use verdigris_engine::error::EngineError;
+use verdigris_engine::release::Release;
+use verdigris_engine::segment::merge::{MergeInput, Merged, merge};
+use verdigris_engine::segment::write::SegmentShape;
+
+/// A merge under way, or done and not yet committed.
+pub(crate) struct MergeJob {
+    /// What it merges.
+    pub(crate) plan: MergePlan,
+    /// Name of the segment that it writes.
+    pub(crate) id: SegmentId,
+    /// Where it writes.
+    pub(crate) folder: TempDir,
+    /// Told to stop early.
+    pub(crate) stop: Arc<AtomicBool>,
+    /// The work.
+    pub(crate) work: tokio::task::JoinHandle<Result<Merged, EngineError>>,
+}
+
+/// What a merge needs beside the release.
+pub(crate) struct MergeContext {
+    pub(crate) scratch: PathBuf,
+    pub(crate) id: SegmentId,
+    pub(crate) index_type: IndexType,
+    pub(crate) text: TextSettings,
+    pub(crate) threads: usize,
+}
+
+/// Begins a merge on a blocking thread.
+pub(crate) fn begin(release: &Arc<Release>, plan: MergePlan, context: MergeContext) -> std::io::Result<MergeJob> {
+    let inputs: Vec<MergeInput> = plan
+        .segments
+        .iter()
+        .filter_map(|id| release.segments().iter().find(|part| part.segment.id() == id))
+        .map(|part| MergeInput { segment: part.segment.clone(), dead: part.dead.clone() })
+        .collect();
+    assert_eq!(inputs.len(), plan.segments.len(), "a plan names segments of its release");
+    let folder = tempfile::Builder::new().prefix("merge-").tempdir_in(&context.scratch)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (path, told, dimension) = (folder.path().to_owned(), stop.clone(), release.manifest().dimension);
+    let MergeContext { id, index_type, text, threads, .. } = context;
+    let work = tokio::task::spawn_blocking(move || {
+        let shape = SegmentShape { index_type, dimension, text: &text, threads };
+        merge(&inputs, &path, shape, &|| !told.load(Ordering::Relaxed))
+    });
+    Ok(MergeJob { plan, id, folder, stop, work })
+}
+
+/// Dead rows of the merged segment in `release`, which may be newer than the one that the merge began with.
+pub(crate) fn dead_rows(release: &Release, job: &MergePlan, id: &SegmentId, merged: &Merged) -> BTreeMap<SegmentId, RoaringBitmap> {
+    let part_of = |input| release.segments().iter().find(|part| part.segment.id() == input);
+    let dead_now: Vec<Option<&RoaringBitmap>> =
+        job.segments.iter().map(|input| part_of(input).map(|part| &*part.dead)).collect();
+    BTreeMap::from([(id.clone(), died_meanwhile(&merged.origins, &dead_now))])
+}

@@ -1,0 +1,78 @@
+//! Figures of the indexer.
+
+use std::time::Duration;
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use verdigris_core::manifest::Manifest;
+use verdigris_core::names::CollectionName;
+
+use crate::progress::OutcomeCounts;
+
+/// Bounds of publish durations in seconds.
+const PUBLISH_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+/// Figures of all collections; the label is bounded by the number of collections.
+#[derive(Clone)]
+pub struct IndexerMetrics {
+    events: IntCounterVec,
+    published_bytes: IntCounterVec,
+    publish_seconds: HistogramVec,
+    checkpoint: IntGaugeVec,
+    segments: IntGaugeVec,
+    standstill: IntGaugeVec,
+    collected: IntCounterVec,
+}
+
+impl IndexerMetrics {
+    /// Registers them.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["collection"]);
+        let collection = &["collection"];
+        let metrics = Self {
+            events: counter("verdigris_indexer_events_total", "Events in releases, by outcome", &["collection", "outcome"])?,
+            published_bytes: counter("verdigris_indexer_published_bytes_total", "Bytes of segments published", collection)?,
+            publish_seconds: HistogramVec::new(
+                HistogramOpts::new("verdigris_indexer_publish_seconds", "Duration of publishes, from written segment to opened release")
+                    .buckets(PUBLISH_BUCKETS.to_vec()),
+                collection,
+            )?,
+            checkpoint: gauge("verdigris_indexer_checkpoint", "Sequence of the last event in the newest release")?,
+            segments: gauge("verdigris_indexer_segments", "Segments of the newest release")?,
+            standstill: gauge("verdigris_indexer_standstill", "1 while publishing stands still")?,
+            collected: counter("verdigris_indexer_garbage_objects_total", "Objects removed by garbage collection", collection)?,
+        };
+        registry.register(Box::new(metrics.events.clone()))?;
+        registry.register(Box::new(metrics.published_bytes.clone()))?;
+        registry.register(Box::new(metrics.publish_seconds.clone()))?;
+        registry.register(Box::new(metrics.checkpoint.clone()))?;
+        registry.register(Box::new(metrics.segments.clone()))?;
+        registry.register(Box::new(metrics.standstill.clone()))?;
+        registry.register(Box::new(metrics.collected.clone()))?;
+        Ok(metrics)
+    }
+
+    pub(crate) fn events(&self, name: &CollectionName, counts: &OutcomeCounts) {
+        let add = |outcome: &str, n: u64| self.events.with_label_values(&[name.as_str(), outcome]).inc_by(n);
+        add("applied", counts.applied);
+        add("unchanged", counts.unchanged);
+        add("stale", counts.stale);
+        add("set_aside", counts.set_aside);
+    }
+
+    pub(crate) fn published(&self, name: &CollectionName, manifest: &Manifest, duration: Duration, bytes: u64) {
+        let label = &[name.as_str()];
+        self.published_bytes.with_label_values(label).inc_by(bytes);
+        self.publish_seconds.with_label_values(label).observe(duration.as_secs_f64());
+        self.checkpoint.with_label_values(label).set(manifest.checkpoint.sequence as i64);
+        self.segments.with_label_values(label).set(manifest.segments.len() as i64);
+    }
+
+    pub(crate) fn standstill(&self, name: &CollectionName, stands_still: bool) {
+        self.standstill.with_label_values(&[name.as_str()]).set(i64::from(stands_still));
+    }
+
+    pub(crate) fn collected(&self, name: &CollectionName, objects: u64) {
+        self.collected.with_label_values(&[name.as_str()]).inc_by(objects);
+    }
+}

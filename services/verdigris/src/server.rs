@@ -1,0 +1,163 @@
+//! All roles in one process, put together: what `up` runs, and what a command runs on a folder that nobody serves.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tonic::Status;
+use tonic::service::Routes;
+use verdigris_bus::{Bus, SqliteBus, SqliteOptions};
+use verdigris_embed::{CACHE_VECTORS_MAX, Embedders, EmbeddingCache};
+use verdigris_engine::release::open::OpenRelease;
+use verdigris_indexer::metrics::IndexerMetrics;
+use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, IngestRpc, collect_garbage};
+use verdigris_proto::admin::admin_service_server::AdminServiceServer;
+use verdigris_proto::ingest::ingest_service_server::IngestServiceServer;
+use verdigris_proto::reason::Reason;
+use verdigris_proto::search::search_service_server::SearchServiceServer;
+use verdigris_runtime::authentication::{Scope, Tokens};
+use verdigris_runtime::clock::Clock;
+use verdigris_runtime::http::Readiness;
+use verdigris_runtime::listening::{Drain, Server};
+use verdigris_runtime::metrics::RpcMetrics;
+use verdigris_runtime::serving::{GuardConfig, GuardLayer, MESSAGE_BYTES_MAX, RETRY_AFTER, Refused};
+use verdigris_runtime::shutdown::Tasks;
+use verdigris_search::metrics::SearchMetrics;
+use verdigris_search::{Search, SearchDeps, SearchRpc, Standstill};
+use verdigris_store::Store;
+use verdigris_store::directory::DirectoryStore;
+
+use crate::folder::Folder;
+use crate::opener::Opener;
+
+/// How often a reader looks at the pointer of a folder on its own machine.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What a process of all roles is started with.
+pub(crate) struct Start {
+    pub(crate) folder: Folder,
+    pub(crate) models: PathBuf,
+    pub(crate) tokens: Tokens,
+    pub(crate) concurrent_calls: usize,
+    pub(crate) drain: Drain,
+    pub(crate) registry: Registry,
+    pub(crate) readiness: Readiness,
+}
+
+/// A process of all roles that answers.
+pub(crate) struct Running {
+    /// Where gRPC listens.
+    pub(crate) grpc: SocketAddr,
+    /// Keeps the folder locked.
+    _folder: Folder,
+}
+
+/// Starts all roles and serves gRPC on `listener`.
+pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks) -> anyhow::Result<Running> {
+    let clock = Clock::system();
+    let instance = format!("up/{}-{:x}", std::process::id(), clock.now_ns());
+    let store: Arc<dyn Store> = Arc::new(DirectoryStore::open(&start.folder.store())?);
+    let bus_clock = clock.clone();
+    let bus = SqliteBus::open(&start.folder.bus(), SqliteOptions::default(), Arc::new(move || bus_clock.now_ns()))?;
+    let bus: Arc<dyn Bus> = Arc::new(bus);
+    let opener: Arc<dyn OpenRelease> = Arc::new(Opener::new(store.clone()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let cache = EmbeddingCache::open(&start.folder.cache().join("embeddings.sqlite"), CACHE_VECTORS_MAX);
+    let cache = cache.context("the embedding cache cannot be opened")?;
+    let embedders = Arc::new(Embedders::new(start.models, threads, Some(Arc::new(cache))));
+    let deps = IndexerDeps {
+        store: store.clone(),
+        bus,
+        opener: opener.clone(),
+        embedders: embedders.clone(),
+        clock: clock.clone(),
+        scratch: start.folder.scratch(),
+        threads,
+        metrics: IndexerMetrics::register(&start.registry)?,
+    };
+    let indexer = Indexer::start(deps, tasks.clone(), instance).await?;
+    let (garbage, token) = (indexer.clone(), tasks.token());
+    tasks.spawn("garbage collection", async move {
+        collect_garbage(garbage, token).await;
+        Ok(())
+    });
+    let status_of = indexer.clone();
+    let deps = SearchDeps {
+        store,
+        opener,
+        embedders,
+        clock,
+        poll: POLL,
+        parallel_searches: threads,
+        standstill: Arc::new(move |name| {
+            let standstill = status_of.handle(name)?.status.standstill()?;
+            Some(Standstill { reason: standstill.reason, message: standstill.message })
+        }),
+        readiness: start.readiness.clone(),
+        metrics: SearchMetrics::register(&start.registry)?,
+    };
+    let search = Search::start(deps, tasks.clone()).await?;
+    let guard = GuardLayer::new(GuardConfig {
+        tokens: start.tokens,
+        scope_of,
+        status_of: status_of_refusal,
+        concurrent_calls: start.concurrent_calls,
+        metrics: RpcMetrics::register(&start.registry)?,
+    });
+    let routes = Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search))))
+        .add_service(IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(AdminServiceServer::new(AdminRpc::new(indexer)).max_decoding_message_size(MESSAGE_BYTES_MAX));
+    let server = Server {
+        routes,
+        guard,
+        descriptors: verdigris_proto::FILE_DESCRIPTORS,
+        readiness: start.readiness,
+        drain: start.drain,
+    };
+    let grpc = listener.local_addr()?;
+    start.folder.announce(Some(grpc)).context("the lock file cannot be written")?;
+    let token = tasks.token();
+    tasks.spawn("gRPC server", async move {
+        let drained = server.serve(listener, token).await?;
+        if drained.cut > 0 {
+            tracing::warn!(cut = drained.cut, "connections were cut when the drain's time was over");
+        }
+        Ok(())
+    });
+    Ok(Running { grpc, _folder: start.folder })
+}
+
+fn limited(service: SearchServiceServer<SearchRpc>) -> SearchServiceServer<SearchRpc> {
+    service.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX * 4)
+}
+
+/// The scope that a method needs.
+fn scope_of(path: &str) -> Option<Scope> {
+    let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    match service {
+        "verdigris.search.v1.SearchService" => Some(Scope::Read),
+        "verdigris.ingest.v1.IngestService" => Some(Scope::Ingest),
+        "verdigris.admin.v1.AdminService" => Some(Scope::Admin),
+        _ => None,
+    }
+}
+
+fn status_of_refusal(refused: Refused) -> Status {
+    match refused {
+        Refused::Unauthenticated => Reason::Unauthenticated.status("this server needs a token that it knows"),
+        Refused::PermissionDenied(scope) => {
+            let scope = scope.as_str();
+            Reason::PermissionDenied.status(format!("the token does not have the scope {scope}"))
+        }
+        Refused::Overloaded(_) => {
+            Reason::Overloaded.status_with_retry("too many calls are being answered; try again shortly", RETRY_AFTER)
+        }
+        Refused::DeadlineExceeded => Status::deadline_exceeded("the deadline passed before the answer was there"),
+        Refused::TooLarge => Reason::TooLarge.status(format!("a message is larger than {MESSAGE_BYTES_MAX} bytes")),
+        Refused::Panicked => Reason::Internal.status("a mistake of the server ended this call; its log says more"),
+    }
+}
