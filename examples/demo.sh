@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 verdigris=$(realpath "$1")
 data=$(mktemp -d -t verdigris-demo-XXXXXX)
 log=$data/up.log
+export VERDIGRIS_DATA=$data/folder
 
 bold() { if [ -t 1 ]; then printf '\033[1m%s\033[0m\n' "$1"; else printf '%s\n' "$1"; fi; }
 act() { printf '\n'; bold "== $1"; [ $# -lt 2 ] || printf '%s\n' "${@:2}"; }
@@ -20,7 +21,7 @@ trap stop EXIT
 
 act "1. One process, no server" \
   "'up' runs every role in one process: ingest, indexer, search. All it knows lies in one folder."
-"$verdigris" up --data "$data/folder" --grpc 127.0.0.1:0 --http 127.0.0.1:0 --json >"$data/addresses" 2>"$log" &
+"$verdigris" up --grpc 127.0.0.1:0 --http 127.0.0.1:0 --json >"$data/addresses" 2>"$log" &
 up=$!
 for _ in $(seq 300); do
   [ -s "$data/addresses" ] && break
@@ -48,17 +49,27 @@ act "5. Filters over fields that nobody declared" "AIP-160, evaluated as a row b
 run search 'cordless drill' --top-k 3 --filter 'price < 200 AND stock > 0 AND attributes.voltage_v = 18'
 
 act "6. Live changes" \
-  "A price patch, a new product, a deletion, a stale event, a duplicate and a broken event arrive. Each release is" \
-  "published whole or not at all; the stale one and the duplicate change nothing, the broken one is set aside."
-run ingest examples/events.jsonl --wait || [ $? -eq 3 ]
+  "A price patch, a new product, a deletion, a stale event, a duplicate and more arrive as CloudEvents. Each release is" \
+  "published whole or not at all. The stale event and the duplicate change nothing; an event of an unknown type is refused" \
+  "with its reason, and the rest is taken."
+python3 examples/publish.py --retime examples/events.jsonl >"$data/events.jsonl"
+run ingest "$data/events.jsonl" --wait || [ $? -eq 3 ]
+run get KT-745/B
+run search 'keep drinks cold at the beach' --top-k 2
+
+act "7. A poison event" \
+  "One that only the indexer can judge, such as an event from the future, is set aside with its reason; the stream goes on."
+python3 -c 'import datetime, json; print(json.dumps({"id": "KT-745/B", "_op": "patch", "price": 1, "_time":
+  (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=1)).isoformat()}))' >"$data/poison.jsonl"
+run ingest "$data/poison.jsonl" --wait || [ $? -eq 3 ]
 run dead-letters list
 run releases list
 
-act "7. The index is a stock FAISS file" "Any release can be exported; three lines of Python with faiss-cpu search it."
+act "8. The index is a stock FAISS file" "Any release can be exported; three lines of Python with faiss-cpu search it."
 run releases export --layout faiss --to "$data/export"
 ls -l "$data/export"
 
-act "8. Metrics" "What an operator sees (some lines of $http/metrics):"
+act "9. Metrics" "What an operator sees (some lines of $http/metrics):"
 python3 - "$http" <<'PYTHON'
 import sys, urllib.request
 text = urllib.request.urlopen(sys.argv[1] + "/metrics").read().decode()

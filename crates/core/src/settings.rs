@@ -185,6 +185,25 @@ impl Default for Weights {
     }
 }
 
+impl Weights {
+    fn mistakes(&self) -> Vec<SettingsMistake> {
+        let weights = [
+            ("weights.words", self.words),
+            ("weights.codes", self.codes),
+            ("weights.coverage", self.coverage),
+            ("weights.vector", self.vector),
+        ];
+        let allowed = |value: f32| value.is_finite() && (0.0..=1e6).contains(&value);
+        let wrong = weights.into_iter().filter(|(_, value)| !allowed(*value));
+        let mistake = |(key, value): (&'static str, f32)| SettingsMistake::Range {
+            key,
+            value: value.to_string(),
+            range: "0 to 1000000".to_owned(),
+        };
+        wrong.map(mistake).collect()
+    }
+}
+
 /// How events are gathered into releases.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -353,21 +372,7 @@ impl Settings {
         for (key, entries) in lists {
             number(key, entries as u32, 0, FIELDS_MAX as u32);
         }
-        let weights = [
-            ("weights.words", self.weights.words),
-            ("weights.codes", self.weights.codes),
-            ("weights.coverage", self.weights.coverage),
-            ("weights.vector", self.weights.vector),
-        ];
-        for (key, value) in weights {
-            if !(value.is_finite() && (0.0..=1e6).contains(&value)) {
-                mistakes.push(SettingsMistake::Range {
-                    key,
-                    value: value.to_string(),
-                    range: "0 to 1000000".to_owned(),
-                });
-            }
-        }
+        mistakes.extend(self.weights.mistakes());
         if self.text.embed.is_empty() && self.embedder.provider != Provider::None {
             let (value, range) = ("empty".to_owned(), "at least one part".to_owned());
             mistakes.push(SettingsMistake::Range {

@@ -5,16 +5,31 @@
 #![forbid(unsafe_code)]
 
 /// Searches: `verdigris.search.v1`.
+#[allow(
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    reason = "generated code; the .proto files say what things are"
+)]
 pub mod search {
     include!("generated/verdigris.search.v1.rs");
 }
 
 /// Events in: `verdigris.ingest.v1`.
+#[allow(
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    reason = "generated code; the .proto files say what things are"
+)]
 pub mod ingest {
     include!("generated/verdigris.ingest.v1.rs");
 }
 
 /// Collections, settings, releases, dead letters: `verdigris.admin.v1`.
+#[allow(
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    reason = "generated code; the .proto files say what things are"
+)]
 pub mod admin {
     include!("generated/verdigris.admin.v1.rs");
 }

@@ -70,6 +70,8 @@ reasons! {
     NotReady = "NOT_READY", Unavailable;
     /// The deadline passed before a release held the position.
     PositionNotReached = "POSITION_NOT_REACHED", DeadlineExceeded;
+    /// The deadline passed before the answer was there.
+    DeadlineExceeded = "DEADLINE_EXCEEDED", DeadlineExceeded;
     /// Publishing is held by a person.
     PublishingHeld = "PUBLISHING_HELD", FailedPrecondition;
     /// The disk is full: nothing more is accepted or published.
@@ -107,13 +109,13 @@ reasons! {
 impl Reason {
     /// A status with this reason as `google.rpc.ErrorInfo`.
     pub fn status(self, message: impl Into<String>) -> Status {
-        let details = ErrorDetails::with_error_info(self.as_str(), DOMAIN, Vec::<(String, String)>::new());
+        let details = ErrorDetails::with_error_info(self.as_str(), DOMAIN, [] as [(String, String); 0]);
         Status::with_error_details(self.code(), message, details)
     }
 
     /// A status that asks to try again after `delay`.
     pub fn status_with_retry(self, message: impl Into<String>, delay: Duration) -> Status {
-        let mut details = ErrorDetails::with_error_info(self.as_str(), DOMAIN, Vec::<(String, String)>::new());
+        let mut details = ErrorDetails::with_error_info(self.as_str(), DOMAIN, [] as [(String, String); 0]);
         details.set_retry_info(Some(delay));
         Status::with_error_details(self.code(), message, details)
     }
@@ -121,7 +123,7 @@ impl Reason {
     /// A status that points at a field of the request.
     pub fn status_for_field(self, field: &str, message: impl Into<String>) -> Status {
         let message = message.into();
-        let mut details = ErrorDetails::with_error_info(self.as_str(), DOMAIN, Vec::<(String, String)>::new());
+        let mut details = ErrorDetails::with_error_info(self.as_str(), DOMAIN, [] as [(String, String); 0]);
         details.add_bad_request_violation(field, message.as_str());
         Status::with_error_details(self.code(), message, details)
     }
@@ -144,7 +146,10 @@ mod tests {
             assert_eq!((status.code(), status.message()), (reason.code(), "what happened"));
         }
         let status = Reason::Overloaded.status_with_retry("busy", Duration::from_millis(250));
-        let retry = status.get_error_details().retry_info().and_then(|info| info.retry_delay);
+        let retry = status
+            .get_error_details()
+            .retry_info()
+            .and_then(|info| info.retry_delay);
         assert_eq!(retry, Some(Duration::from_millis(250)));
     }
 }

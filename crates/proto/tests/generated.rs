@@ -10,7 +10,10 @@ fn sources(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(&folder).expect("readable").map(|entry| entry.expect("readable").path()) {
+        for path in fs::read_dir(&folder)
+            .expect("readable")
+            .map(|entry| entry.expect("readable").path())
+        {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "proto") {
@@ -34,7 +37,12 @@ fn generate() -> BTreeMap<String, Vec<u8>> {
     let mut files: BTreeMap<String, Vec<u8>> = fs::read_dir(out.path())
         .expect("readable")
         .map(|entry| entry.expect("readable"))
-        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).expect("readable")))
+        .map(|entry| {
+            (
+                entry.file_name().to_string_lossy().into_owned(),
+                fs::read(entry.path()).expect("readable"),
+            )
+        })
         .collect();
     files.insert("descriptors.bin".to_owned(), descriptors.encode_to_vec());
     files
@@ -52,6 +60,9 @@ fn generated_code_is_current() {
     }
     for (name, content) in &generated {
         let current = fs::read(folder.join(name)).unwrap_or_default();
-        assert!(current == *content, "src/generated/{name} is not current: run `make proto`");
+        assert!(
+            current == *content,
+            "src/generated/{name} is not current: run `make proto`"
+        );
     }
 }

@@ -75,24 +75,35 @@ impl AdminRpc {
     /// The manifest of a kept release; the newest for generation 0.
     async fn manifest(&self, name: &CollectionName, generation: u64) -> Result<(Manifest, Pointer, bool), Status> {
         let pointer = self.pointer(name).await?;
-        let gone = || Reason::ReleaseNotFound.status(format!("release {generation} of {name} is not kept; see `releases list`"));
+        let gone = || {
+            Reason::ReleaseNotFound.status(format!(
+                "release {generation} of {name} is not kept; see `releases list`"
+            ))
+        };
         let active = pointer.active.as_ref();
         let reference = match generation {
             0 => active.map(|active| active.manifest.clone()),
-            _ => pointer.kept.iter().find(|kept| kept.generation == generation).map(|kept| kept.manifest.clone()),
+            _ => pointer
+                .kept
+                .iter()
+                .find(|kept| kept.generation == generation)
+                .map(|kept| kept.manifest.clone()),
         };
         let reference = reference.ok_or_else(gone)?;
         let manifest = objects::manifest(&*self.indexer.deps().store, name, &reference).await;
         let manifest = manifest.map_err(|error| status_of_read(&error))?;
-        let pinned = pointer.kept.iter().any(|kept| kept.generation == manifest.generation && kept.pinned);
+        let pinned = pointer
+            .kept
+            .iter()
+            .any(|kept| kept.generation == manifest.generation && kept.pinned);
         Ok((manifest, pointer, pinned))
     }
 
     async fn release(&self, manifest: &Manifest, pointer: &Pointer, pinned: bool) -> Release {
         let stream = self.indexer.deps().bus.state(&manifest.collection).await.ok();
         let checkpoint = &manifest.checkpoint;
-        let replayable =
-            stream.is_some_and(|state| state.identity == checkpoint.stream && state.first_kept <= checkpoint.sequence + 1);
+        let replayable = stream
+            .is_some_and(|state| state.identity == checkpoint.stream && state.first_kept <= checkpoint.sequence + 1);
         Release {
             generation: manifest.generation,
             lineage: manifest.lineage.to_string(),
@@ -102,7 +113,10 @@ impl AdminRpc {
             bytes: manifest.bytes(),
             position: position_of(manifest),
             reason: reason_word(&manifest.reason).to_owned(),
-            active: pointer.active.as_ref().is_some_and(|active| active.generation == manifest.generation),
+            active: pointer
+                .active
+                .as_ref()
+                .is_some_and(|active| active.generation == manifest.generation),
             replayable,
             manifest_json: String::new(),
             pinned,
@@ -118,7 +132,9 @@ impl AdminRpc {
 
     async fn letter(&self, name: &CollectionName, position: &str) -> Result<Letter, Status> {
         let letters = self.letters(name).await?;
-        let found = letters.into_iter().find(|letter| letter.position.to_string() == position);
+        let found = letters
+            .into_iter()
+            .find(|letter| letter.position.to_string() == position);
         found.ok_or_else(|| Reason::DeadLetterNotFound.status(format!("there is no dead letter at {position:?}")))
     }
 
@@ -141,7 +157,11 @@ impl AdminRpc {
 }
 
 fn position_of(manifest: &Manifest) -> String {
-    manifest.checkpoint.stream.position(manifest.checkpoint.sequence).to_string()
+    manifest
+        .checkpoint
+        .stream
+        .position(manifest.checkpoint.sequence)
+        .to_string()
 }
 
 fn reason_word(reason: &PublishReason) -> &'static str {
@@ -155,7 +175,6 @@ fn reason_word(reason: &PublishReason) -> &'static str {
     }
 }
 
-#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
 fn parsed_settings(json: &str) -> Result<CollectionSettings, Status> {
     CollectionSettings::parse(json.as_bytes()).map_err(|mistakes| {
         let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
@@ -203,7 +222,10 @@ impl AdminService for AdminRpc {
         Ok(Response::new(ListCollectionsResponse { collections }))
     }
 
-    async fn create_collection(&self, request: Request<CreateCollectionRequest>) -> Result<Response<Collection>, Status> {
+    async fn create_collection(
+        &self,
+        request: Request<CreateCollectionRequest>,
+    ) -> Result<Response<Collection>, Status> {
         let request = request.into_inner();
         let name = name_of(&request.name)?;
         let settings = match request.settings_json.as_str() {
@@ -216,7 +238,10 @@ impl AdminService for AdminRpc {
             })?;
             return Err(Reason::CollectionExists.status(format!("collection {name} exists already")));
         }
-        self.indexer.ensure(&name, &settings).await.map_err(|error| status_of_read(&error))?;
+        self.indexer
+            .ensure(&name, &settings)
+            .await
+            .map_err(|error| status_of_read(&error))?;
         Ok(Response::new(self.collection(&name).await?))
     }
 
@@ -232,7 +257,10 @@ impl AdminService for AdminRpc {
         let name = name_of(&request.into_inner().name)?;
         self.pointer(&name).await?;
         let (nonce, now) = (commit::nonce(), Timestamp(self.indexer.deps().clock.now_ns()));
-        let swung = commit::swing(&*self.indexer.deps().store, &name, nonce.clone(), |p| p.delete(nonce.clone(), now)).await;
+        let swung = commit::swing(&*self.indexer.deps().store, &name, nonce.clone(), |p| {
+            p.delete(nonce.clone(), now)
+        })
+        .await;
         swung.map_err(|error| status_of_commit(&error))?;
         if let Some(handle) = self.indexer.handle(&name) {
             handle.send(Command::Refresh).await;
@@ -245,14 +273,21 @@ impl AdminService for AdminRpc {
         let pointer = self.pointer(&name).await?;
         let settings = settings_of(&self.indexer, &name).await?;
         let settings_json = String::from_utf8_lossy(&settings.encode()).into_owned();
-        Ok(Response::new(Settings { version: pointer.settings.version, settings_json }))
+        Ok(Response::new(Settings {
+            version: pointer.settings.version,
+            settings_json,
+        }))
     }
 
     async fn update_settings(&self, request: Request<UpdateSettingsRequest>) -> Result<Response<Settings>, Status> {
         let request = request.into_inner();
         let name = name_of(&request.collection)?;
         let settings = parsed_settings(&request.settings_json)?;
-        let handle = self.indexer.ensure(&name, &settings).await.map_err(|error| status_of_read(&error))?;
+        let handle = self
+            .indexer
+            .ensure(&name, &settings)
+            .await
+            .map_err(|error| status_of_read(&error))?;
         let (pointer, current) = (self.pointer(&name).await?, settings_of(&self.indexer, &name).await?);
         let keys = current.needs_rebuild(&settings);
         if pointer.generation > 0 && !keys.is_empty() {
@@ -267,14 +302,20 @@ impl AdminService for AdminRpc {
         let reference = objects::put_settings(store, &name, version, &settings).await;
         let reference = reference.map_err(|error| reason_of_store(&error).status(chain(&error)))?;
         let (nonce, now) = (commit::nonce(), Timestamp(self.indexer.deps().clock.now_ns()));
-        let swung = commit::swing(store, &name, nonce.clone(), |p| p.set_settings(reference.clone(), nonce.clone(), now)).await;
+        let swung = commit::swing(store, &name, nonce.clone(), |p| {
+            p.set_settings(reference.clone(), nonce.clone(), now)
+        })
+        .await;
         swung.map_err(|error| status_of_commit(&error))?;
         handle.send(Command::Refresh).await;
         let settings_json = String::from_utf8_lossy(&settings.encode()).into_owned();
         Ok(Response::new(Settings { version, settings_json }))
     }
 
-    async fn list_releases(&self, request: Request<ListReleasesRequest>) -> Result<Response<ListReleasesResponse>, Status> {
+    async fn list_releases(
+        &self,
+        request: Request<ListReleasesRequest>,
+    ) -> Result<Response<ListReleasesResponse>, Status> {
         let name = name_of(&request.into_inner().collection)?;
         let pointer = self.pointer(&name).await?;
         let mut releases = Vec::with_capacity(pointer.kept.len());
@@ -318,20 +359,37 @@ impl AdminService for AdminRpc {
         let request = request.into_inner();
         let name = name_of(&request.collection)?;
         let letters = self.letters(&name).await?;
-        let size = if request.page_size == 0 { PAGE_LETTERS.0 } else { request.page_size.min(PAGE_LETTERS.1) } as usize;
-        let after = letters.iter().position(|letter| letter.position.to_string() == request.page_token);
+        let size = if request.page_size == 0 {
+            PAGE_LETTERS.0
+        } else {
+            request.page_size.min(PAGE_LETTERS.1)
+        } as usize;
+        let after = letters
+            .iter()
+            .position(|letter| letter.position.to_string() == request.page_token);
         let start = match (request.page_token.is_empty(), after) {
             (true, _) => 0,
             (false, Some(at)) => at + 1,
             (false, None) => {
-                return Err(Reason::InvalidPageToken.status_for_field("page_token", "this letter is not there any more; list from the start"));
+                return Err(Reason::InvalidPageToken
+                    .status_for_field("page_token", "this letter is not there any more; list from the start"));
             }
         };
         let page: Vec<&Letter> = letters.iter().skip(start).take(size).collect();
         let more = start + page.len() < letters.len();
-        let next_page_token = page.last().filter(|_| more).map(|letter| letter.position.to_string()).unwrap_or_default();
-        let dead_letters = page.into_iter().map(|letter| shown_letter(letter, Vec::new())).collect();
-        Ok(Response::new(ListDeadLettersResponse { dead_letters, next_page_token }))
+        let next_page_token = page
+            .last()
+            .filter(|_| more)
+            .map(|letter| letter.position.to_string())
+            .unwrap_or_default();
+        let dead_letters = page
+            .into_iter()
+            .map(|letter| shown_letter(letter, Vec::new()))
+            .collect();
+        Ok(Response::new(ListDeadLettersResponse {
+            dead_letters,
+            next_page_token,
+        }))
     }
 
     async fn get_dead_letter(&self, request: Request<GetDeadLetterRequest>) -> Result<Response<DeadLetter>, Status> {
@@ -349,7 +407,9 @@ impl AdminService for AdminRpc {
         self.letter(&name, &request.position).await?;
         let position = self.append_one(&name, request.event).await?;
         self.remove(&name, vec![request.position]).await?;
-        Ok(Response::new(EditDeadLetterResponse { position: position.to_string() }))
+        Ok(Response::new(EditDeadLetterResponse {
+            position: position.to_string(),
+        }))
     }
 
     async fn replay_dead_letters(
@@ -390,7 +450,9 @@ impl AdminService for AdminRpc {
     async fn resync(&self, request: Request<Streaming<ResyncRequest>>) -> Result<Response<ResyncResponse>, Status> {
         let mut stream = request.into_inner();
         let Some(first) = stream.message().await? else {
-            return Err(Reason::InvalidArgument.status("the feed is empty: a resync from nothing would delete everything"));
+            return Err(
+                Reason::InvalidArgument.status("the feed is empty: a resync from nothing would delete everything")
+            );
         };
         let name = name_of(&first.collection)?;
         let settings = settings_of(&self.indexer, &name).await?;
@@ -398,13 +460,20 @@ impl AdminService for AdminRpc {
             RevisionKind::EventTime if first.feed_time.is_empty() => self.indexer.deps().clock.now_ns(),
             RevisionKind::EventTime => {
                 let time = Timestamp::parse(&first.feed_time);
-                time.map_err(|error| Reason::InvalidArgument.status_for_field("feed_time", error.to_string()))?.0
+                time.map_err(|error| Reason::InvalidArgument.status_for_field("feed_time", error.to_string()))?
+                    .0
             }
             RevisionKind::Number => first.feed_revision.ok_or_else(|| {
-                Reason::InvalidArgument.status_for_field("feed_revision", "this collection numbers its revisions: give the feed's")
+                Reason::InvalidArgument.status_for_field(
+                    "feed_revision",
+                    "this collection numbers its revisions: give the feed's",
+                )
             })?,
         };
-        let moment = FeedMoment { kind: settings.revision, revision: Revision(revision) };
+        let moment = FeedMoment {
+            kind: settings.revision,
+            revision: Revision(revision),
+        };
         let mut resync = Resync::begin(self.indexer.clone(), name, moment).await?;
         let mut documents = first.documents;
         loop {
@@ -440,13 +509,21 @@ impl AdminService for AdminRpc {
             answer.bytes_merged = stats.bytes_merged;
             answer.bytes_rebuilt = stats.bytes_rebuilt;
             answer.segments = manifest.segments.len() as u64;
-            answer.dead_rows = manifest.segments.iter().map(|s| u64::from(s.rows - s.live) + u64::from(s.ghosts - s.live_ghosts)).sum();
+            answer.dead_rows = manifest
+                .segments
+                .iter()
+                .map(|s| u64::from(s.rows - s.live) + u64::from(s.ghosts - s.live_ghosts))
+                .sum();
             read_up_to = manifest.checkpoint.sequence;
         }
         deps.bus.open(&name).await.map_err(|error| status_of_bus(&error))?;
         let state = deps.bus.state(&name).await.map_err(|error| status_of_bus(&error))?;
         answer.unread_events = state.last.saturating_sub(read_up_to);
-        let oldest = deps.bus.oldest_after(&name, read_up_to).await.map_err(|error| status_of_bus(&error))?;
+        let oldest = deps
+            .bus
+            .oldest_after(&name, read_up_to)
+            .await
+            .map_err(|error| status_of_bus(&error))?;
         answer.oldest_unread_seconds = oldest.map_or(0.0, |at| (deps.clock.now_ns() - at).max(0) as f64 / 1e9);
         if let Some(standstill) = self.indexer.handle(&name).and_then(|handle| handle.status.standstill()) {
             answer.standstill_reason = standstill.reason.as_str().to_owned();

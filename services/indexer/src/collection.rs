@@ -180,7 +180,10 @@ impl<'a> Turn<'a> {
         let (store, now) = (&*deps.store, Timestamp(deps.clock.now_ns()));
         let nonce = commit::nonce();
         let pointer = commit::swing(store, name, nonce.clone(), |p| p.claim(instance, nonce.clone(), now)).await?;
-        let writer = pointer.writer.clone().unwrap_or_else(|| unreachable!("a claim names its writer"));
+        let writer = pointer
+            .writer
+            .clone()
+            .unwrap_or_else(|| unreachable!("a claim names its writer"));
         let settings = objects::settings(store, name, &pointer.settings).await?;
         let identity = deps.embedders.identity(&settings.embedder)?;
         let manifest = match &pointer.active {
@@ -195,8 +198,13 @@ impl<'a> Turn<'a> {
             }),
         };
         if manifest.embedder != identity {
-            let shown = |id: &verdigris_core::embedder::EmbedderIdentity| format!("{}/{} {}", id.provider, id.model, id.revision);
-            return Err(IndexerError::Embedder { found: shown(&manifest.embedder), expected: shown(&identity) });
+            let shown = |id: &verdigris_core::embedder::EmbedderIdentity| {
+                format!("{}/{} {}", id.provider, id.model, id.revision)
+            };
+            return Err(IndexerError::Embedder {
+                found: shown(&manifest.embedder),
+                expected: shown(&identity),
+            });
         }
         let manifest = Arc::new(manifest);
         let head = match manifest.generation {
@@ -206,7 +214,10 @@ impl<'a> Turn<'a> {
         let trying = writer.trying.map(|position| position.sequence);
         let crashed = writer.unclean_ends >= UNCLEAN_ENDS_MAX;
         let checkpoint = &head.manifest().checkpoint;
-        handle.progress.begin(Published { sequence: checkpoint.sequence, generation: head.manifest().generation });
+        handle.progress.begin(Published {
+            sequence: checkpoint.sequence,
+            generation: head.manifest().generation,
+        });
         Ok(Self {
             deps,
             name,
@@ -217,7 +228,11 @@ impl<'a> Turn<'a> {
             settings,
             head,
             embedder: None,
-            caution: if writer.unclean_ends > 0 { Caution::Singly(TRIAL_EVENTS) } else { Caution::None },
+            caution: if writer.unclean_ends > 0 {
+                Caution::Singly(TRIAL_EVENTS)
+            } else {
+                Caution::None
+            },
             crashed_at: trying.filter(|_| crashed),
             merge: None,
         })
@@ -227,11 +242,18 @@ impl<'a> Turn<'a> {
     async fn check_stream(&self) -> Result<(), IndexerError> {
         let checkpoint = &self.head.manifest().checkpoint;
         self.deps.bus.open(self.name).await?;
-        check_checkpoint(checkpoint, &facts(&*self.deps.bus, self.name, checkpoint.sequence).await?)?;
+        check_checkpoint(
+            checkpoint,
+            &facts(&*self.deps.bus, self.name, checkpoint.sequence).await?,
+        )?;
         Ok(())
     }
 
-    async fn run(&mut self, commands: &mut mpsc::Receiver<Command>, token: &CancellationToken) -> Result<(), IndexerError> {
+    async fn run(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        token: &CancellationToken,
+    ) -> Result<(), IndexerError> {
         if self.head.manifest().generation > 0 && self.head.manifest().settings != self.wanted_settings {
             self.publish_settings().await?;
         }
@@ -310,7 +332,11 @@ impl<'a> Turn<'a> {
     async fn publish_window(&mut self, window: Vec<BusEvent>) -> Result<(), IndexerError> {
         let Some(last) = window.last() else { return Ok(()) };
         let (first, last) = (window[0].sequence, last.clone());
-        let checkpoint = Checkpoint { sequence: last.sequence, digest: Some(last.digest()), ..self.head.manifest().checkpoint.clone() };
+        let checkpoint = Checkpoint {
+            sequence: last.sequence,
+            digest: Some(last.digest()),
+            ..self.head.manifest().checkpoint.clone()
+        };
         if let Caution::Singly(_) = self.caution {
             self.name_event(first).await?;
         }
@@ -321,7 +347,10 @@ impl<'a> Turn<'a> {
         let outcomes = ordered.outcomes.clone();
         let change = self.written(ordered, checkpoint, counts).await?;
         self.publish(change).await?;
-        let published = Published { sequence: last.sequence, generation: self.head.manifest().generation };
+        let published = Published {
+            sequence: last.sequence,
+            generation: self.head.manifest().generation,
+        };
         self.handle.progress.publish(published, first, &outcomes);
         self.deps.metrics.events(self.name, &counts);
         self.caution = self.caution.after(count);
@@ -333,7 +362,10 @@ impl<'a> Turn<'a> {
     async fn name_event(&self, sequence: u64) -> Result<(), IndexerError> {
         let position = self.head.manifest().checkpoint.stream.position(sequence);
         let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
-        commit::swing(&*self.deps.store, self.name, nonce.clone(), |p| p.try_event(epoch, position, nonce.clone(), now)).await?;
+        commit::swing(&*self.deps.store, self.name, nonce.clone(), |p| {
+            p.try_event(epoch, position, nonce.clone(), now)
+        })
+        .await?;
         Ok(())
     }
 
@@ -342,7 +374,13 @@ impl<'a> Turn<'a> {
         let (crashed_at, now) = (self.crashed_at, Timestamp(self.deps.clock.now_ns()));
         blocking(move || {
             let stream = head.manifest().checkpoint.stream;
-            let context = OrderContext { collection: &name, settings: &settings, stream, now, crashed_at };
+            let context = OrderContext {
+                collection: &name,
+                settings: &settings,
+                stream,
+                now,
+                crashed_at,
+            };
             order::order(&head, &window, &context)
         })
         .await?
@@ -356,8 +394,15 @@ impl<'a> Turn<'a> {
         checkpoint: Checkpoint,
         counts: OutcomeCounts,
     ) -> Result<Change, IndexerError> {
-        let needs_model = ordered.changes.iter().any(|change| matches!(change.vector, order::VectorSource::Text(_)));
-        let embedder = if needs_model { Some(self.embedder().await?) } else { None };
+        let needs_model = ordered
+            .changes
+            .iter()
+            .any(|change| matches!(change.vector, order::VectorSource::Text(_)));
+        let embedder = if needs_model {
+            Some(self.embedder().await?)
+        } else {
+            None
+        };
         let (vectors, embedded) = embed::vectors(&ordered.changes, embedder.as_ref(), &self.handle.progress).await?;
         let mut stats = self.head.manifest().stats;
         stats.applied += counts.applied;
@@ -372,8 +417,20 @@ impl<'a> Turn<'a> {
         let watermark = self.head.manifest().watermark.max(ordered.watermark);
         let written = blocking(move || {
             let dimension = head.manifest().dimension;
-            let shape = SegmentShape { index_type: settings.ann.index_type, dimension, text: &settings.text, threads };
-            write_segment::write(&head, &ordered.changes, &vectors, head.manifest().generation + 1, &path, shape)
+            let shape = SegmentShape {
+                index_type: settings.ann.index_type,
+                dimension,
+                text: &settings.text,
+                threads,
+            };
+            write_segment::write(
+                &head,
+                &ordered.changes,
+                &vectors,
+                head.manifest().generation + 1,
+                &path,
+                shape,
+            )
         })
         .await??;
         Ok(Change {
@@ -396,15 +453,20 @@ impl<'a> Turn<'a> {
         }
         let (embedders, settings) = (self.deps.embedders.clone(), self.settings.embedder.clone());
         let loaded = blocking(move || embedders.documents(&settings)).await??;
-        let embedder = loaded.unwrap_or_else(|| unreachable!("texts are embedded only where settings name an embedder"));
+        let embedder =
+            loaded.unwrap_or_else(|| unreachable!("texts are embedded only where settings name an embedder"));
         self.embedder = Some(embedder.clone());
         Ok(embedder)
     }
 
     async fn publish_settings(&mut self) -> Result<(), IndexerError> {
         let manifest = self.head.manifest().clone();
-        self.publish(self.unchanged(manifest.checkpoint.clone(), PublishReason::Settings)).await?;
-        self.handle.progress.begin(Published { sequence: manifest.checkpoint.sequence, generation: manifest.generation + 1 });
+        self.publish(self.unchanged(manifest.checkpoint.clone(), PublishReason::Settings))
+            .await?;
+        self.handle.progress.begin(Published {
+            sequence: manifest.checkpoint.sequence,
+            generation: manifest.generation + 1,
+        });
         Ok(())
     }
 
@@ -413,16 +475,25 @@ impl<'a> Turn<'a> {
     async fn adopt(&mut self, stream: StreamIdentity) -> Result<(), IndexerError> {
         let state = self.deps.bus.state(self.name).await?;
         let sequence = state.first_kept.saturating_sub(1);
-        let checkpoint = Checkpoint { stream, sequence, digest: self.deps.bus.digest_at(self.name, sequence).await? };
+        let checkpoint = Checkpoint {
+            stream,
+            sequence,
+            digest: self.deps.bus.digest_at(self.name, sequence).await?,
+        };
         if self.head.manifest().generation == 0 {
             let mut manifest = (**self.head.manifest()).clone();
             manifest.checkpoint = checkpoint;
             self.head = Arc::new(Release::empty(Arc::new(manifest)));
             return Ok(());
         }
-        let reason = PublishReason::Resync { actor: self.instance.to_owned() };
+        let reason = PublishReason::Resync {
+            actor: self.instance.to_owned(),
+        };
         self.publish(self.unchanged(checkpoint, reason)).await?;
-        self.handle.progress.begin(Published { sequence, generation: self.head.manifest().generation });
+        self.handle.progress.begin(Published {
+            sequence,
+            generation: self.head.manifest().generation,
+        });
         Ok(())
     }
 
@@ -447,7 +518,9 @@ impl<'a> Turn<'a> {
         if self.merge.is_some() {
             return Ok(());
         }
-        let Some(plan) = merge::plan(&self.head.manifest().segments) else { return Ok(()) };
+        let Some(plan) = merge::plan(&self.head.manifest().segments) else {
+            return Ok(());
+        };
         let context = MergeContext {
             scratch: self.deps.scratch.clone(),
             id: ulid::Ulid::generate().into(),
@@ -468,14 +541,21 @@ impl<'a> Turn<'a> {
         let mut change = self.unchanged(manifest.checkpoint.clone(), PublishReason::Merge);
         let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
         let written = bytes(&merged.written.paths.vectors) + bytes(&merged.written.paths.rows);
-        if takes_base { change.stats.bytes_rebuilt += written } else { change.stats.bytes_merged += written };
+        if takes_base {
+            change.stats.bytes_rebuilt += written
+        } else {
+            change.stats.bytes_merged += written
+        };
         change.add_id = job.id;
         change.remove = job.plan.segments;
         change.dead = dead;
         change.add = Some((merged.written, job.folder));
         self.publish(change).await?;
         let generation = self.head.manifest().generation;
-        self.handle.progress.begin(Published { sequence: manifest.checkpoint.sequence, generation });
+        self.handle.progress.begin(Published {
+            sequence: manifest.checkpoint.sequence,
+            generation,
+        });
         Ok(())
     }
 
@@ -493,20 +573,28 @@ impl<'a> Turn<'a> {
         let _being_written = self.handle.begin_writing(&id);
         let Some((written, folder)) = change.add.take() else {
             self.publish_edit(change, Vec::new(), Vec::new()).await?;
-            self.deps.metrics.published(self.name, self.head.manifest(), began.elapsed(), 0);
+            self.deps
+                .metrics
+                .published(self.name, self.head.manifest(), began.elapsed(), 0);
             return Ok(());
         };
         let paths = written.paths.clone();
-        let entry = blocking(move || write_segment::entry(id, &written)).await?.map_err(IndexerError::Scratch)?;
+        let entry = blocking(move || write_segment::entry(id, &written))
+            .await?
+            .map_err(IndexerError::Scratch)?;
         let bytes = entry.bytes();
-        let files =
-            vec![(entry.files.vectors.path.clone(), paths.vectors), (entry.files.rows.path.clone(), paths.rows)];
+        let files = vec![
+            (entry.files.vectors.path.clone(), paths.vectors),
+            (entry.files.rows.path.clone(), paths.rows),
+        ];
         if change.reason == PublishReason::Publish {
             change.stats.bytes_published += bytes;
         }
         self.publish_edit(change, vec![entry], files).await?;
         drop(folder);
-        self.deps.metrics.published(self.name, self.head.manifest(), began.elapsed(), bytes);
+        self.deps
+            .metrics
+            .published(self.name, self.head.manifest(), began.elapsed(), bytes);
         Ok(())
     }
 
@@ -535,25 +623,43 @@ impl<'a> Turn<'a> {
         };
         let edited = self.head.manifest().apply(edit)?;
         let settings = self.wanted_settings.clone();
-        let publication = publish::Publication { edited: &edited, files, nonce: nonce.clone() };
+        let publication = publish::Publication {
+            edited: &edited,
+            files,
+            nonce: nonce.clone(),
+        };
         publish::publish(&*self.deps.store, self.name, publication, |pointer, release| {
-            let published = PublishedRelease { release: release.clone(), settings: settings.clone(), grace_ns: GRACE_NS };
+            let published = PublishedRelease {
+                release: release.clone(),
+                settings: settings.clone(),
+                grace_ns: GRACE_NS,
+            };
             pointer.publish(epoch, &published, nonce.clone(), now)
         })
         .await?;
         let previous = self.head.clone();
-        self.head = self.deps.opener.open(Arc::new(edited.manifest), Some(&previous)).await?;
+        self.head = self
+            .deps
+            .opener
+            .open(Arc::new(edited.manifest), Some(&previous))
+            .await?;
         Ok(())
     }
 
     async fn goodbye(&mut self) -> Result<(), IndexerError> {
         let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
-        commit::swing(&*self.deps.store, self.name, nonce.clone(), |p| p.goodbye(epoch, nonce.clone(), now)).await?;
+        commit::swing(&*self.deps.store, self.name, nonce.clone(), |p| {
+            p.goodbye(epoch, nonce.clone(), now)
+        })
+        .await?;
         Ok(())
     }
 
     fn scratch(&self, prefix: &str) -> Result<TempDir, IndexerError> {
-        tempfile::Builder::new().prefix(prefix).tempdir_in(&self.deps.scratch).map_err(IndexerError::Scratch)
+        tempfile::Builder::new()
+            .prefix(prefix)
+            .tempdir_in(&self.deps.scratch)
+            .map_err(IndexerError::Scratch)
     }
 }
 
@@ -561,7 +667,9 @@ impl<'a> Turn<'a> {
 /// with the next publish. Cancel safe: the work goes on, and its handle stays in place.
 async fn finished(merge: &mut Option<MergeJob>) -> (MergeJob, Merged) {
     loop {
-        let Some(job) = merge else { return std::future::pending().await };
+        let Some(job) = merge else {
+            return std::future::pending().await;
+        };
         let result = (&mut job.work).await;
         let job = merge.take().unwrap_or_else(|| unreachable!("it was there just now"));
         match result {

@@ -9,7 +9,9 @@ use verdigris_store::{Body, Precondition, ReadError, Store, StoreError, collecti
 
 /// Writes letters as one create-only object. The same letters written twice are one object.
 pub(crate) async fn write(store: &dyn Store, name: &CollectionName, letters: &[DeadLetter]) -> Result<(), StoreError> {
-    let Some((path, bytes)) = dead_letter::encode(letters) else { return Ok(()) };
+    let Some((path, bytes)) = dead_letter::encode(letters) else {
+        return Ok(());
+    };
     objects::create_once(store, &keys::object(name, &path), bytes.into()).await
 }
 
@@ -25,7 +27,10 @@ pub(crate) async fn batches(store: &dyn Store, name: &CollectionName) -> Result<
     for object in objects::list_all(store, &keys::dead_letters(name)).await? {
         let bytes = objects::whole(store, &object.key).await?;
         match dead_letter::decode(&object.key, &bytes) {
-            Ok(letters) => batches.push(Batch { key: object.key, letters }),
+            Ok(letters) => batches.push(Batch {
+                key: object.key,
+                letters,
+            }),
             Err(error) => tracing::warn!("{}", crate::error::chain(&error)),
         }
     }
@@ -43,7 +48,12 @@ pub(crate) async fn remove(
     let mut removed = 0;
     for batch in batches(store, name).await? {
         let is_meant = |position: &Position| positions.contains(&position.to_string());
-        let left: Vec<DeadLetter> = batch.letters.iter().filter(|letter| !is_meant(&letter.position)).cloned().collect();
+        let left: Vec<DeadLetter> = batch
+            .letters
+            .iter()
+            .filter(|letter| !is_meant(&letter.position))
+            .cloned()
+            .collect();
         if left.len() == batch.letters.len() {
             continue;
         }

@@ -64,7 +64,10 @@ pub enum IndexerError {
 impl IndexerError {
     /// How waits and reads are told that publishing stands still.
     pub(crate) fn standstill(&self) -> Standstill {
-        Standstill { reason: self.reason(), message: chain(self) }
+        Standstill {
+            reason: self.reason(),
+            message: chain(self),
+        }
     }
 
     fn reason(&self) -> Reason {

@@ -39,9 +39,13 @@ pub async fn run(indexer: Arc<Indexer>, token: CancellationToken) {
 
 async fn round(indexer: &Indexer, name: &CollectionName, collector: &mut Collector) -> Result<(), IndexerError> {
     let deps = indexer.deps();
-    let Some(handle) = indexer.handle(name) else { return Ok(()) };
+    let Some(handle) = indexer.handle(name) else {
+        return Ok(());
+    };
     let now = Timestamp(deps.clock.now_ns());
-    let removed = collector.collect(&*deps.store, name, now, |key| handle.is_being_written(key)).await?;
+    let removed = collector
+        .collect(&*deps.store, name, now, |key| handle.is_being_written(key))
+        .await?;
     if removed > 0 {
         tracing::debug!(collection = %name, removed, "garbage was collected");
     }
@@ -55,9 +59,19 @@ async fn round(indexer: &Indexer, name: &CollectionName, collector: &mut Collect
         Err(error) => return Err(error.into()),
         Ok(seen) => {
             let settings = objects::settings(&*deps.store, name, &seen.pointer.settings).await?;
-            let oldest = seen.pointer.kept.iter().map(|release| release.checkpoint).min().unwrap_or(0);
+            let oldest = seen
+                .pointer
+                .kept
+                .iter()
+                .map(|release| release.checkpoint)
+                .min()
+                .unwrap_or(0);
             let age_ns = i64::from(settings.bus.days) * DAY_NS;
-            let retention = Retention { age_ns, bytes: u64::from(settings.bus.mebibytes) << 20, never_past: oldest };
+            let retention = Retention {
+                age_ns,
+                bytes: u64::from(settings.bus.mebibytes) << 20,
+                never_past: oldest,
+            };
             while deps.bus.retain(name, retention, now.0).await? > 0 {}
         }
     }

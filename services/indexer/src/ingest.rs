@@ -1,6 +1,7 @@
 //! The first step of an event: parsed, refused with a reason or appended to the bus. Accepted means durable.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tonic::{Request, Response, Status, Streaming};
@@ -16,6 +17,7 @@ use verdigris_proto::ingest::{
     GetProgressRequest, GetProgressResponse, IngestRequest, IngestResponse, IngestStreamResponse, Rejection,
 };
 use verdigris_proto::reason::Reason;
+use verdigris_runtime::deadline::Deadline;
 use verdigris_store::{ReadError, collection as objects};
 
 use crate::error::{chain, reason_of_read};
@@ -24,6 +26,8 @@ use crate::progress::OutcomeCounts;
 use crate::status::Standstill;
 use crate::{Handle, Indexer};
 
+/// How long a call waits for its position when its caller gives no deadline.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Rejections that a stream's answer holds at most.
 const REJECTIONS_MAX: usize = 10_000;
 /// Bytes of payloads in one append: a part of what the bus takes, so that a large batch does not hold others up.
@@ -52,7 +56,10 @@ impl IngestRpc {
 
 /// Appends a batch: each event is accepted or refused by itself.
 pub(crate) async fn accept(indexer: &Indexer, name: &CollectionName, events: Vec<Bytes>) -> Result<Accepted, Status> {
-    indexer.ensure(name, &Settings::default()).await.map_err(|error| status_of_read(&error))?;
+    indexer
+        .ensure(name, &Settings::default())
+        .await
+        .map_err(|error| status_of_read(&error))?;
     let settings = settings_of(indexer, name).await?;
     let now = Timestamp(indexer.deps().clock.now_ns());
     let mut result = Accepted::default();
@@ -105,7 +112,12 @@ async fn append(
     if batch.is_empty() {
         return Ok(());
     }
-    let appended = indexer.deps().bus.append(name, batch).await.map_err(|error| status_of_bus(&error))?;
+    let appended = indexer
+        .deps()
+        .bus
+        .append(name, batch)
+        .await
+        .map_err(|error| status_of_bus(&error))?;
     result.accepted += appended.last - appended.first + 1;
     result.first = result.first.or(Some(appended.stream.position(appended.first)));
     result.last = Some(appended.stream.position(appended.last));
@@ -115,18 +127,23 @@ async fn append(
 /// The settings that events are judged by.
 pub(crate) async fn settings_of(indexer: &Indexer, name: &CollectionName) -> Result<Settings, Status> {
     let store = &*indexer.deps().store;
-    let pointer = objects::pointer(store, name).await.map_err(|error| status_of_read(&error))?.pointer;
+    let pointer = objects::pointer(store, name)
+        .await
+        .map_err(|error| status_of_read(&error))?
+        .pointer;
     if pointer.deleted_at.is_some() {
         let message = format!("collection {name} was deleted; its name is free again some minutes after that");
         return Err(Reason::CollectionDeleted.status(message));
     }
-    objects::settings(store, name, &pointer.settings).await.map_err(|error| status_of_read(&error))
+    objects::settings(store, name, &pointer.settings)
+        .await
+        .map_err(|error| status_of_read(&error))
 }
 
 /// A collection's name, or why it is none.
-#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
 pub(crate) fn name_of(text: &str) -> Result<CollectionName, Status> {
-    text.parse().map_err(|error| Reason::InvalidCollection.status_for_field("collection", format!("{error}")))
+    text.parse()
+        .map_err(|error| Reason::InvalidCollection.status_for_field("collection", format!("{error}")))
 }
 
 /// The status for an object that cannot be used.
@@ -156,7 +173,11 @@ fn shown(position: Option<Position>) -> String {
 }
 
 fn rejection((index, refused): &(u64, Refused)) -> Rejection {
-    Rejection { index: *index, reason: refused.reason().to_owned(), message: refused.to_string() }
+    Rejection {
+        index: *index,
+        reason: refused.reason().to_owned(),
+        message: refused.to_string(),
+    }
 }
 
 #[tonic::async_trait]
@@ -193,23 +214,43 @@ impl IngestService for IngestRpc {
                 answer.last_position = shown(accepted.last);
             }
             let room = REJECTIONS_MAX.saturating_sub(answer.rejections.len());
-            answer.rejections.extend(accepted.rejections.iter().take(room).map(|(at, refused)| rejection(&(index + at, refused.clone()))));
+            answer.rejections.extend(
+                accepted
+                    .rejections
+                    .iter()
+                    .take(room)
+                    .map(|(at, refused)| rejection(&(index + at, refused.clone()))),
+            );
             index += seen;
         }
         Ok(Response::new(answer))
     }
 
-    async fn get_progress(&self, request: Request<GetProgressRequest>) -> Result<Response<GetProgressResponse>, Status> {
+    async fn get_progress(
+        &self,
+        request: Request<GetProgressRequest>,
+    ) -> Result<Response<GetProgressResponse>, Status> {
+        let limit = Deadline::remaining(request.extensions()).unwrap_or(WAIT_MAX);
         let request = request.into_inner();
         let name = name_of(&request.collection)?;
         let Some(handle) = self.indexer.handle(&name) else {
             return Err(Reason::CollectionNotFound.status(format!("collection {name} does not exist")));
         };
-        let stream = self.indexer.deps().bus.open(&name).await.map_err(|error| status_of_bus(&error))?;
+        let stream = self
+            .indexer
+            .deps()
+            .bus
+            .open(&name)
+            .await
+            .map_err(|error| status_of_bus(&error))?;
         let from = sequence(stream, "from_position", &request.from_position)?;
         let to = sequence(stream, "to_position", &request.to_position)?;
         if request.wait {
-            wait_until(&handle, to.unwrap_or(0)).await?;
+            let wait = tokio::time::timeout(limit, wait_until(&handle, to.unwrap_or(0))).await;
+            wait.unwrap_or_else(|_| {
+                let message = format!("no release held position {} before the deadline", request.to_position);
+                Err(Reason::PositionNotReached.status(message))
+            })?;
         }
         let published = handle.progress.published();
         let counts = match (from, to) {
@@ -231,20 +272,21 @@ impl IngestService for IngestRpc {
     }
 }
 
-#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
 fn sequence(stream: StreamIdentity, field: &str, text: &str) -> Result<Option<u64>, Status> {
     if text.is_empty() {
         return Ok(None);
     }
     let position: Result<Position, _> = text.parse();
     let sequence = position.and_then(|position| stream.sequence_of(position));
-    sequence.map(Some).map_err(|error| Reason::InvalidPosition.status_for_field(field, error.to_string()))
+    sequence
+        .map(Some)
+        .map_err(|error| Reason::InvalidPosition.status_for_field(field, error.to_string()))
 }
 
 /// Waits until a release holds the event; fails at once where publishing stands still. The deadline is the caller's.
 async fn wait_until(handle: &Handle, sequence: u64) -> Result<(), Status> {
     /// How soon a standstill that begins while somebody waits is told.
-    const LOOK: std::time::Duration = std::time::Duration::from_millis(100);
+    const LOOK: Duration = Duration::from_millis(100);
     let mut published = handle.progress.watch();
     loop {
         if published.borrow_and_update().sequence >= sequence {

@@ -92,13 +92,22 @@ pub struct Handle {
 impl Handle {
     /// Garbage collection leaves the segment alone while the result lives.
     fn begin_writing(&self, id: &SegmentId) -> BeingWritten<'_> {
-        self.writing.lock().expect("no code panics while it holds this lock").insert(id.clone());
-        BeingWritten { handle: self, id: id.clone() }
+        self.writing
+            .lock()
+            .expect("no code panics while it holds this lock")
+            .insert(id.clone());
+        BeingWritten {
+            handle: self,
+            id: id.clone(),
+        }
     }
 
     fn is_being_written(&self, key: &str) -> bool {
         let writing = self.writing.lock().expect("no code panics while it holds this lock");
-        writing.iter().any(|id| key.strip_prefix("segments/").is_some_and(|rest| rest.starts_with(id.as_str())))
+        writing.iter().any(|id| {
+            key.strip_prefix("segments/")
+                .is_some_and(|rest| rest.starts_with(id.as_str()))
+        })
     }
 
     async fn send(&self, command: Command) {
@@ -114,7 +123,11 @@ struct BeingWritten<'a> {
 
 impl Drop for BeingWritten<'_> {
     fn drop(&mut self) {
-        self.handle.writing.lock().expect("no code panics while it holds this lock").remove(&self.id);
+        self.handle
+            .writing
+            .lock()
+            .expect("no code panics while it holds this lock")
+            .remove(&self.id);
     }
 }
 
@@ -132,7 +145,13 @@ impl Indexer {
     /// Starts an indexer for each collection of the store. `instance` names this start of the process.
     pub async fn start(deps: IndexerDeps, tasks: Tasks, instance: String) -> Result<Arc<Self>, StoreError> {
         let (deps, handles) = (Arc::new(deps), Mutex::default());
-        let indexer = Arc::new(Self { deps, tasks, instance, handles, making: tokio::sync::Mutex::default() });
+        let indexer = Arc::new(Self {
+            deps,
+            tasks,
+            instance,
+            handles,
+            making: tokio::sync::Mutex::default(),
+        });
         for name in objects::list(&*indexer.deps.store).await? {
             indexer.begin(&name);
         }
@@ -174,7 +193,12 @@ impl Indexer {
     fn begin(&self, name: &CollectionName) -> Arc<Handle> {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (progress, status, writing) = (Progress::default(), Status::default(), Mutex::default());
-        let handle = Arc::new(Handle { progress, status, commands: sender, writing });
+        let handle = Arc::new(Handle {
+            progress,
+            status,
+            commands: sender,
+            writing,
+        });
         self.lock().insert(name.clone(), handle.clone());
         let token = self.tasks.token();
         let worker = CollectionIndexer {

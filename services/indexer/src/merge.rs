@@ -46,24 +46,56 @@ pub(crate) fn begin(release: &Arc<Release>, plan: MergePlan, context: MergeConte
         .segments
         .iter()
         .filter_map(|id| release.segments().iter().find(|part| part.segment.id() == id))
-        .map(|part| MergeInput { segment: part.segment.clone(), dead: part.dead.clone() })
+        .map(|part| MergeInput {
+            segment: part.segment.clone(),
+            dead: part.dead.clone(),
+        })
         .collect();
-    assert_eq!(inputs.len(), plan.segments.len(), "a plan names segments of its release");
+    assert_eq!(
+        inputs.len(),
+        plan.segments.len(),
+        "a plan names segments of its release"
+    );
     let folder = tempfile::Builder::new().prefix("merge-").tempdir_in(&context.scratch)?;
     let stop = Arc::new(AtomicBool::new(false));
     let (path, told, dimension) = (folder.path().to_owned(), stop.clone(), release.manifest().dimension);
-    let MergeContext { id, index_type, text, threads, .. } = context;
+    let MergeContext {
+        id,
+        index_type,
+        text,
+        threads,
+        ..
+    } = context;
     let work = tokio::task::spawn_blocking(move || {
-        let shape = SegmentShape { index_type, dimension, text: &text, threads };
+        let shape = SegmentShape {
+            index_type,
+            dimension,
+            text: &text,
+            threads,
+        };
         merge(&inputs, &path, shape, &|| !told.load(Ordering::Relaxed))
     });
-    Ok(MergeJob { plan, id, folder, stop, work })
+    Ok(MergeJob {
+        plan,
+        id,
+        folder,
+        stop,
+        work,
+    })
 }
 
 /// Dead rows of the merged segment in `release`, which may be newer than the one that the merge began with.
-pub(crate) fn dead_rows(release: &Release, job: &MergePlan, id: &SegmentId, merged: &Merged) -> BTreeMap<SegmentId, RoaringBitmap> {
+pub(crate) fn dead_rows(
+    release: &Release,
+    job: &MergePlan,
+    id: &SegmentId,
+    merged: &Merged,
+) -> BTreeMap<SegmentId, RoaringBitmap> {
     let part_of = |input| release.segments().iter().find(|part| part.segment.id() == input);
-    let dead_now: Vec<Option<&RoaringBitmap>> =
-        job.segments.iter().map(|input| part_of(input).map(|part| &*part.dead)).collect();
+    let dead_now: Vec<Option<&RoaringBitmap>> = job
+        .segments
+        .iter()
+        .map(|input| part_of(input).map(|part| &*part.dead))
+        .collect();
     BTreeMap::from([(id.clone(), died_meanwhile(&merged.origins, &dead_now))])
 }

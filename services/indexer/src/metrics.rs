@@ -30,17 +30,35 @@ impl IndexerMetrics {
         let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["collection"]);
         let collection = &["collection"];
         let metrics = Self {
-            events: counter("verdigris_indexer_events_total", "Events in releases, by outcome", &["collection", "outcome"])?,
-            published_bytes: counter("verdigris_indexer_published_bytes_total", "Bytes of segments published", collection)?,
-            publish_seconds: HistogramVec::new(
-                HistogramOpts::new("verdigris_indexer_publish_seconds", "Duration of publishes, from written segment to opened release")
-                    .buckets(PUBLISH_BUCKETS.to_vec()),
+            events: counter(
+                "verdigris_indexer_events_total",
+                "Events in releases, by outcome",
+                &["collection", "outcome"],
+            )?,
+            published_bytes: counter(
+                "verdigris_indexer_published_bytes_total",
+                "Bytes of segments published",
                 collection,
             )?,
-            checkpoint: gauge("verdigris_indexer_checkpoint", "Sequence of the last event in the newest release")?,
+            publish_seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "verdigris_indexer_publish_seconds",
+                    "Duration of publishes, from written segment to opened release",
+                )
+                .buckets(PUBLISH_BUCKETS.to_vec()),
+                collection,
+            )?,
+            checkpoint: gauge(
+                "verdigris_indexer_checkpoint",
+                "Sequence of the last event in the newest release",
+            )?,
             segments: gauge("verdigris_indexer_segments", "Segments of the newest release")?,
             standstill: gauge("verdigris_indexer_standstill", "1 while publishing stands still")?,
-            collected: counter("verdigris_indexer_garbage_objects_total", "Objects removed by garbage collection", collection)?,
+            collected: counter(
+                "verdigris_indexer_garbage_objects_total",
+                "Objects removed by garbage collection",
+                collection,
+            )?,
         };
         registry.register(Box::new(metrics.events.clone()))?;
         registry.register(Box::new(metrics.published_bytes.clone()))?;
@@ -50,6 +68,18 @@ impl IndexerMetrics {
         registry.register(Box::new(metrics.standstill.clone()))?;
         registry.register(Box::new(metrics.collected.clone()))?;
         Ok(metrics)
+    }
+
+    /// Makes every figure visible before anything happened, for the reference page.
+    pub fn touch(&self) {
+        let label = &["products"];
+        self.events.with_label_values(&["products", "applied"]);
+        self.published_bytes.with_label_values(label);
+        self.publish_seconds.with_label_values(label);
+        self.checkpoint.with_label_values(label);
+        self.segments.with_label_values(label);
+        self.standstill.with_label_values(label);
+        self.collected.with_label_values(label);
     }
 
     pub(crate) fn events(&self, name: &CollectionName, counts: &OutcomeCounts) {
@@ -63,13 +93,21 @@ impl IndexerMetrics {
     pub(crate) fn published(&self, name: &CollectionName, manifest: &Manifest, duration: Duration, bytes: u64) {
         let label = &[name.as_str()];
         self.published_bytes.with_label_values(label).inc_by(bytes);
-        self.publish_seconds.with_label_values(label).observe(duration.as_secs_f64());
-        self.checkpoint.with_label_values(label).set(manifest.checkpoint.sequence as i64);
-        self.segments.with_label_values(label).set(manifest.segments.len() as i64);
+        self.publish_seconds
+            .with_label_values(label)
+            .observe(duration.as_secs_f64());
+        self.checkpoint
+            .with_label_values(label)
+            .set(manifest.checkpoint.sequence as i64);
+        self.segments
+            .with_label_values(label)
+            .set(manifest.segments.len() as i64);
     }
 
     pub(crate) fn standstill(&self, name: &CollectionName, stands_still: bool) {
-        self.standstill.with_label_values(&[name.as_str()]).set(i64::from(stands_still));
+        self.standstill
+            .with_label_values(&[name.as_str()])
+            .set(i64::from(stands_still));
     }
 
     pub(crate) fn collected(&self, name: &CollectionName, objects: u64) {

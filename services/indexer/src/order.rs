@@ -5,17 +5,17 @@
 
 use std::collections::BTreeMap;
 
+use verdigris_bus::BusEvent;
 use verdigris_core::dead_letter::DeadLetter;
 use verdigris_core::document::{DocumentState, Fold};
 use verdigris_core::event::{Event, JudgeContext, Judged, VectorRule};
+use verdigris_core::manifest::Metric;
 use verdigris_core::names::CollectionName;
 use verdigris_core::position::StreamIdentity;
 use verdigris_core::revision::RevisionKind;
 use verdigris_core::settings::{Provider, Settings};
-use verdigris_core::manifest::Metric;
 use verdigris_core::text::embedded_text;
 use verdigris_core::timestamp::Timestamp;
-use verdigris_bus::BusEvent;
 use verdigris_engine::error::EngineError;
 use verdigris_engine::release::{Release, RowPlace};
 
@@ -111,10 +111,20 @@ fn order_one(
     let mut set_aside = |reason: &str, message: String| {
         let position = context.stream.position(bus_event.sequence);
         let payload = &bus_event.payload;
-        ordered.set_aside.push(DeadLetter::new(position, accepted_at, context.now, reason, message, payload));
+        ordered.set_aside.push(DeadLetter::new(
+            position,
+            accepted_at,
+            context.now,
+            reason,
+            message,
+            payload,
+        ));
     };
     if context.crashed_at == Some(bus_event.sequence) {
-        set_aside(CRASHED_INDEXER, "the indexer ended twice while it read this event".to_owned());
+        set_aside(
+            CRASHED_INDEXER,
+            "the indexer ended twice while it read this event".to_owned(),
+        );
         return Ok(Outcome::SetAside);
     }
     let judge_context = judge_context(context.collection, context.settings, accepted_at);
@@ -170,36 +180,55 @@ fn vector_rule(settings: &Settings) -> VectorRule {
 }
 
 /// The state of a document as the release has it, or an empty one.
-fn pending(
-    release: &Release,
-    judged: &Judged,
-    settings: &Settings,
-) -> Result<Pending, EngineError> {
+fn pending(release: &Release, judged: &Judged, settings: &Settings) -> Result<Pending, EngineError> {
     let Some(place) = release.find(judged.id().as_str()) else {
-        return Ok(Pending { old: None, state: DocumentState::new(judged.id().clone()), changed: false });
+        return Ok(Pending {
+            old: None,
+            state: DocumentState::new(judged.id().clone()),
+            changed: false,
+        });
     };
     let (_, mut state) = release.state(place)?;
     let existed = release.has_vector(place);
     if existed && settings.embedder.provider == Provider::None {
         state.restore_vector(&release.vector(place));
     }
-    Ok(Pending { old: Some(OldRow { place, state: state.clone(), existed }), state, changed: false })
+    Ok(Pending {
+        old: Some(OldRow {
+            place,
+            state: state.clone(),
+            existed,
+        }),
+        state,
+        changed: false,
+    })
 }
 
 fn change(release: &Release, pending: Pending, settings: &Settings) -> Result<Change, EngineError> {
     let Pending { old, state, .. } = pending;
     let Some(document) = state.document() else {
-        return Ok(Change { old, state, vector: VectorSource::Ghost });
+        return Ok(Change {
+            old,
+            state,
+            vector: VectorSource::Ghost,
+        });
     };
     if settings.embedder.provider == Provider::None {
         let mut vector = state.vector().expect("judged events of this collection bring a vector");
         if settings.metric == Metric::Cosine {
             normalise(&mut vector);
         }
-        return Ok(Change { old, state, vector: VectorSource::Given(vector) });
+        return Ok(Change {
+            old,
+            state,
+            vector: VectorSource::Given(vector),
+        });
     }
     let text = embedded_text(&document, &settings.text.embed);
-    let old_text = old.as_ref().and_then(|old| old.state.document()).map(|old| embedded_text(&old, &settings.text.embed));
+    let old_text = old
+        .as_ref()
+        .and_then(|old| old.state.document())
+        .map(|old| embedded_text(&old, &settings.text.embed));
     let vector = match &old {
         Some(old) if old.existed && old_text.as_ref() == Some(&text) => VectorSource::Kept(release.vector(old.place)),
         _ => VectorSource::Text(text),

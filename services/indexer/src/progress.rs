@@ -118,7 +118,10 @@ impl Progress {
 
     /// Texts of the current window that are embedded, and how many it has; both 0 when none is.
     pub fn embedded(&self) -> (u64, u64) {
-        (self.embedding_done.load(Ordering::Relaxed), self.embedding_total.load(Ordering::Relaxed))
+        (
+            self.embedding_done.load(Ordering::Relaxed),
+            self.embedding_total.load(Ordering::Relaxed),
+        )
     }
 
     /// Watches how far releases have come.
@@ -147,11 +150,22 @@ mod tests {
     #[test]
     fn counts_are_exact_for_the_range_that_is_asked() {
         let progress = Progress::default();
-        let published = |sequence| Published { sequence, generation: 1 };
+        let published = |sequence| Published {
+            sequence,
+            generation: 1,
+        };
         progress.publish(published(12), 10, &[Outcome::Applied, Outcome::Stale, Outcome::Applied]);
         progress.publish(published(14), 13, &[Outcome::SetAside, Outcome::Unchanged]);
         let counts = progress.counts(11, 13);
-        assert_eq!(counts, OutcomeCounts { applied: 1, unchanged: 0, stale: 1, set_aside: 1 });
+        assert_eq!(
+            counts,
+            OutcomeCounts {
+                applied: 1,
+                unchanged: 0,
+                stale: 1,
+                set_aside: 1
+            }
+        );
         assert_eq!(progress.counts(1, 9), OutcomeCounts::default());
         assert_eq!(progress.counts(1, 100).applied, 2);
         assert_eq!(progress.published().sequence, 14);
@@ -160,8 +174,28 @@ mod tests {
     #[test]
     fn a_log_that_begins_anew_forgets_the_old_outcomes() {
         let progress = Progress::default();
-        progress.publish(Published { sequence: 12, generation: 1 }, 12, &[Outcome::Applied]);
-        progress.publish(Published { sequence: 1, generation: 2 }, 1, &[Outcome::Stale]);
-        assert_eq!(progress.counts(1, 12), OutcomeCounts { stale: 1, ..OutcomeCounts::default() });
+        progress.publish(
+            Published {
+                sequence: 12,
+                generation: 1,
+            },
+            12,
+            &[Outcome::Applied],
+        );
+        progress.publish(
+            Published {
+                sequence: 1,
+                generation: 2,
+            },
+            1,
+            &[Outcome::Stale],
+        );
+        assert_eq!(
+            progress.counts(1, 12),
+            OutcomeCounts {
+                stale: 1,
+                ..OutcomeCounts::default()
+            }
+        );
     }
 }

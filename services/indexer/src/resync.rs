@@ -40,7 +40,10 @@ impl Resync {
     /// Opens the release that the feed is compared with.
     pub(crate) async fn begin(indexer: Arc<Indexer>, name: CollectionName, moment: FeedMoment) -> Result<Self, Status> {
         let store = &*indexer.deps().store;
-        let pointer = objects::pointer(store, &name).await.map_err(|error| status_of_read(&error))?.pointer;
+        let pointer = objects::pointer(store, &name)
+            .await
+            .map_err(|error| status_of_read(&error))?
+            .pointer;
         let release = match &pointer.active {
             None => None,
             Some(active) => {
@@ -51,7 +54,15 @@ impl Resync {
             }
         };
         let (seen, answer) = (BTreeSet::new(), ResyncResponse::default());
-        Ok(Self { indexer, name, moment, release, seen, index: 0, answer })
+        Ok(Self {
+            indexer,
+            name,
+            moment,
+            release,
+            seen,
+            index: 0,
+            answer,
+        })
     }
 
     /// Appends documents of the feed.
@@ -125,7 +136,11 @@ impl Resync {
     fn reject(&mut self, index: u64, reason: &str, message: String) {
         self.answer.rejected += 1;
         if self.answer.rejections.len() < REJECTIONS_MAX {
-            self.answer.rejections.push(ResyncRejection { index, reason: reason.to_owned(), message });
+            self.answer.rejections.push(ResyncRejection {
+                index,
+                reason: reason.to_owned(),
+                message,
+            });
         }
     }
 }

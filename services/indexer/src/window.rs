@@ -76,12 +76,19 @@ pub(crate) async fn next_window(
     let wide = context.first_build || backlog > u64::from(context.settings.backlog_events);
     let normal = Duration::from_millis(u64::from(context.settings.milliseconds));
     let (events_max, time_max) = if wide {
-        (context.settings.build_events, Duration::from_secs(u64::from(context.settings.build_seconds)))
+        (
+            context.settings.build_events,
+            Duration::from_secs(u64::from(context.settings.build_seconds)),
+        )
     } else {
         (context.settings.events, normal)
     };
     let events_max = u64::from(events_max).min(context.caution.limit());
-    let quiet = if context.first_build { BUILD_QUIET.max(normal) } else { normal };
+    let quiet = if context.first_build {
+        BUILD_QUIET.max(normal)
+    } else {
+        normal
+    };
     let mut window: Vec<BusEvent> = Vec::new();
     let mut bytes = 0;
     while (window.len() as u64) < events_max && bytes < WINDOW_BYTES_MAX {
@@ -97,7 +104,10 @@ pub(crate) async fn next_window(
         let read = bus.read(context.collection, after, limits).await?;
         if read.is_empty() {
             let wait = if wide { left.min(quiet) } else { left };
-            if tokio::time::timeout(wait, bus.wait(context.collection, after)).await.is_err() {
+            if tokio::time::timeout(wait, bus.wait(context.collection, after))
+                .await
+                .is_err()
+            {
                 break;
             }
         }

@@ -42,7 +42,9 @@ pub(crate) fn write(
     for change in changes {
         if let Some(old) = &change.old {
             let part = &release.segments()[old.place.segment];
-            let rows = dead.entry(part.segment.id().clone()).or_insert_with(|| (*part.dead).clone());
+            let rows = dead
+                .entry(part.segment.id().clone())
+                .or_insert_with(|| (*part.dead).clone());
             rows.insert(old.place.row);
             content.remove(&old.state.digest());
             documents -= u64::from(old.existed);
@@ -50,8 +52,17 @@ pub(crate) fn write(
         content.add(&change.state.digest());
         documents += u64::from(change.state.exists());
     }
-    let segment = if changes.is_empty() { None } else { Some(segment(changes, vectors, generation, folder, shape)?) };
-    Ok(Written { segment, dead, content, documents })
+    let segment = if changes.is_empty() {
+        None
+    } else {
+        Some(segment(changes, vectors, generation, folder, shape)?)
+    };
+    Ok(Written {
+        segment,
+        dead,
+        content,
+        documents,
+    })
 }
 
 fn segment(
@@ -64,7 +75,10 @@ fn segment(
     let row = |change: &Change| NewRow {
         id: change.state.id().as_str().to_owned(),
         generation,
-        state: change.state.encode().expect("vectors were restored when the state was read"),
+        state: change
+            .state
+            .encode()
+            .expect("vectors were restored when the state was read"),
         document: change.state.document(),
     };
     let mut writer = SegmentWriter::new(folder, shape)?;
@@ -84,7 +98,11 @@ pub(crate) fn entry(id: SegmentId, written: &WrittenSegment) -> std::io::Result<
     let file = |name: &str, path: &Path| -> std::io::Result<FileEntry> {
         let bytes = fs::metadata(path)?.len();
         let digest: Digest = digest_of_file(path)?;
-        Ok(FileEntry { path: format!("segments/{id}/{name}"), bytes, digest })
+        Ok(FileEntry {
+            path: format!("segments/{id}/{name}"),
+            bytes,
+            digest,
+        })
     };
     let files = SegmentFiles {
         vectors: file("vectors.faiss", &written.paths.vectors)?,

@@ -25,8 +25,10 @@ pub(crate) fn document_json(state: &[u8], fields: &[String]) -> Result<String, S
     // Values are passed on as they are written, not parsed.
     let document: std::collections::BTreeMap<&str, &RawValue> =
         serde_json::from_str(text).map_err(|error| Reason::DataDamaged.status(error.to_string()))?;
-    let asked: std::collections::BTreeMap<&&str, &&RawValue> =
-        document.iter().filter(|(name, _)| **name == "id" || fields.iter().any(|field| field == *name)).collect();
+    let asked: std::collections::BTreeMap<&&str, &&RawValue> = document
+        .iter()
+        .filter(|(name, _)| **name == "id" || fields.iter().any(|field| field == *name))
+        .collect();
     serde_json::to_string(&asked).map_err(|error| Reason::Internal.status(error.to_string()))
 }
 
@@ -37,7 +39,11 @@ pub(crate) fn release_info(manifest: &Manifest) -> ReleaseInfo {
         lineage: manifest.lineage.to_string(),
         watermark: manifest.watermark.map(|time| time.to_string()).unwrap_or_default(),
         published_at: manifest.created_at.to_string(),
-        position: manifest.checkpoint.stream.position(manifest.checkpoint.sequence).to_string(),
+        position: manifest
+            .checkpoint
+            .stream
+            .position(manifest.checkpoint.sequence)
+            .to_string(),
     }
 }
 

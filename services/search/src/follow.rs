@@ -77,7 +77,9 @@ impl Followed {
 
     /// What answers now. A request takes it once.
     pub(crate) fn served(&self) -> Result<Arc<Served>, NotServed> {
-        self.served.load_full().ok_or_else(|| self.not_served.lock().expect("held for a moment only").clone())
+        self.served
+            .load_full()
+            .ok_or_else(|| self.not_served.lock().expect("held for a moment only").clone())
     }
 
     /// The release of a page token, if it is still open.
@@ -86,7 +88,11 @@ impl Followed {
         let current = self.served.load_full().filter(is_meant);
         current.or_else(|| {
             let paged = self.paged.lock().expect("held for a moment only");
-            paged.iter().map(|(_, served)| served).find(|served| is_meant(served)).cloned()
+            paged
+                .iter()
+                .map(|(_, served)| served)
+                .find(|served| is_meant(served))
+                .cloned()
         })
     }
 
@@ -101,7 +107,10 @@ impl Followed {
         let now = Instant::now();
         let mut paged = self.paged.lock().expect("held for a moment only");
         paged.extend(before.map(|served| (now, served)));
-        while paged.front().is_some_and(|(at, _)| paged.len() > PAGED_RELEASES_MAX || now - *at > PAGED_FOR) {
+        while paged
+            .front()
+            .is_some_and(|(at, _)| paged.len() > PAGED_RELEASES_MAX || now - *at > PAGED_FOR)
+        {
             paged.pop_front();
         }
         drop(paged);
@@ -117,7 +126,10 @@ impl Followed {
     /// Releases kept for page tokens go after a while, also when nothing is published.
     fn forget_paged(&self) {
         let now = Instant::now();
-        self.paged.lock().expect("held for a moment only").retain(|(at, _)| now - *at <= PAGED_FOR);
+        self.paged
+            .lock()
+            .expect("held for a moment only")
+            .retain(|(at, _)| now - *at <= PAGED_FOR);
     }
 }
 
@@ -152,7 +164,12 @@ pub(crate) async fn look(search: &Arc<Search>, followed: &Arc<Followed>) -> bool
             tracing::warn!(collection = %followed.name, "pointer: {}", crate::answer::chain(&error));
             search.deps.metrics.refresh_failed(&followed.name);
             if let ReadError::Pointer { .. } = error {
-                broken(search, followed, crate::answer::reason_of_read(&error), crate::answer::chain(&error));
+                broken(
+                    search,
+                    followed,
+                    crate::answer::reason_of_read(&error),
+                    crate::answer::chain(&error),
+                );
             }
             tokio::time::sleep(RETRY).await;
             return true;
@@ -192,13 +209,18 @@ async fn follow_to(
         return Ok(());
     };
     let before = followed.served.load_full();
-    let unmoved = before.as_ref().is_some_and(|served| served.release.manifest().generation == active.generation);
+    let unmoved = before
+        .as_ref()
+        .is_some_and(|served| served.release.manifest().generation == active.generation);
     if unmoved {
         return Ok(());
     }
     let began = Instant::now();
     let served = open(search, followed, active, before.as_deref()).await?;
-    search.deps.metrics.swapped(&followed.name, served.release.manifest(), began.elapsed());
+    search
+        .deps
+        .metrics
+        .swapped(&followed.name, served.release.manifest(), began.elapsed());
     followed.swap(Arc::new(served));
     search.deps.readiness.ready(followed.name.as_str());
     Ok(())
@@ -212,16 +234,26 @@ async fn open(
 ) -> Result<Served, (verdigris_proto::reason::Reason, String)> {
     let store = &*search.deps.store;
     let read = |error: ReadError| (crate::answer::reason_of_read(&error), crate::answer::chain(&error));
-    let manifest = objects::manifest(store, &followed.name, &active.manifest).await.map_err(read)?;
+    let manifest = objects::manifest(store, &followed.name, &active.manifest)
+        .await
+        .map_err(read)?;
     let settings = match before.filter(|served| served.release.manifest().settings == manifest.settings) {
         Some(served) => served.settings.clone(),
-        None => Arc::new(objects::settings(store, &followed.name, &manifest.settings).await.map_err(read)?),
+        None => Arc::new(
+            objects::settings(store, &followed.name, &manifest.settings)
+                .await
+                .map_err(read)?,
+        ),
     };
     let embedder = match before.filter(|served| served.release.manifest().embedder == manifest.embedder) {
         Some(served) => served.embedder.clone(),
         None => query_embedder(search, &manifest, &settings).await?,
     };
-    let opened = search.deps.opener.open(Arc::new(manifest), before.map(|served| &served.release)).await;
+    let opened = search
+        .deps
+        .opener
+        .open(Arc::new(manifest), before.map(|served| &served.release))
+        .await;
     let release = opened.map_err(|error| {
         let reason = match error {
             OpenError::Damaged(_) => verdigris_proto::reason::Reason::DataDamaged,
@@ -229,7 +261,11 @@ async fn open(
         };
         (reason, crate::answer::chain(&error))
     })?;
-    Ok(Served { release, settings, embedder })
+    Ok(Served {
+        release,
+        settings,
+        embedder,
+    })
 }
 
 /// Queries are embedded by the model that embedded the documents, or not at all (I-17).
@@ -244,10 +280,17 @@ async fn query_embedder(
     let loaded = loaded.map_err(|error| (Reason::Internal, error.to_string()))?;
     let embedder = loaded.map_err(|error| (Reason::EmbedderUnavailable, crate::answer::chain(&error)))?;
     let Some(embedder) = embedder else {
-        return if manifest.embedder.is_none() { Ok(None) } else { Err(mismatch(manifest, "none")) };
+        return if manifest.embedder.is_none() {
+            Ok(None)
+        } else {
+            Err(mismatch(manifest, "none"))
+        };
     };
     if *embedder.identity() != manifest.embedder {
-        return Err(mismatch(manifest, &format!("{}/{}", embedder.identity().provider, embedder.identity().model)));
+        return Err(mismatch(
+            manifest,
+            &format!("{}/{}", embedder.identity().provider, embedder.identity().model),
+        ));
     }
     Ok(Some(Arc::new(QueryCache::new(embedder, QUERY_CACHE_ENTRIES))))
 }

@@ -79,7 +79,13 @@ impl Search {
     pub async fn start(deps: SearchDeps, tasks: Tasks) -> Result<Arc<Self>, StoreError> {
         let threads = Arc::new(tokio::sync::Semaphore::new(deps.parallel_searches));
         let filters = FilterCache::new(FILTER_CACHE_BYTES);
-        let search = Arc::new(Self { deps, tasks, filters, threads, followed: Mutex::default() });
+        let search = Arc::new(Self {
+            deps,
+            tasks,
+            filters,
+            threads,
+            followed: Mutex::default(),
+        });
         for name in objects::list(&*search.deps.store).await? {
             search.follow(&name).await;
         }
@@ -101,7 +107,12 @@ impl Search {
         let (followed, is_new) = {
             let mut all = self.lock();
             let is_new = !all.contains_key(name);
-            (all.entry(name.clone()).or_insert_with(|| Arc::new(Followed::new(name.clone()))).clone(), is_new)
+            (
+                all.entry(name.clone())
+                    .or_insert_with(|| Arc::new(Followed::new(name.clone())))
+                    .clone(),
+                is_new,
+            )
         };
         // Whoever comes second waits for the first look as well.
         followed

@@ -7,7 +7,9 @@ use verdigris_core::manifest::Manifest;
 use verdigris_core::names::CollectionName;
 
 /// Bounds of search durations in seconds.
-const SEARCH_BUCKETS: [f64; 12] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
+const SEARCH_BUCKETS: [f64; 12] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5,
+];
 
 /// Figures of all collections; labels are bounded by the number of collections.
 #[derive(Clone)]
@@ -28,17 +30,32 @@ impl SearchMetrics {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["collection"]);
         let seconds = |name: &str, help: &str| {
-            HistogramVec::new(HistogramOpts::new(name, help).buckets(SEARCH_BUCKETS.to_vec()), &["collection"])
+            HistogramVec::new(
+                HistogramOpts::new(name, help).buckets(SEARCH_BUCKETS.to_vec()),
+                &["collection"],
+            )
         };
         let metrics = Self {
             generation: gauge("verdigris_release_generation", "Generation that answers")?,
             documents: gauge("verdigris_release_documents", "Documents of the release that answers")?,
-            bytes: gauge("verdigris_release_bytes", "Bytes of the files of the release that answers")?,
+            bytes: gauge(
+                "verdigris_release_bytes",
+                "Bytes of the files of the release that answers",
+            )?,
             dead_rows: gauge("verdigris_release_dead_rows", "Dead rows of the release that answers")?,
-            published_at: gauge("verdigris_release_published_timestamp_seconds", "When the release that answers was published")?,
-            swap_seconds: seconds("verdigris_search_swap_seconds", "Duration of a refresh, from the moved pointer to the swap")?,
+            published_at: gauge(
+                "verdigris_release_published_timestamp_seconds",
+                "When the release that answers was published",
+            )?,
+            swap_seconds: seconds(
+                "verdigris_search_swap_seconds",
+                "Duration of a refresh, from the moved pointer to the swap",
+            )?,
             refresh_failures: IntCounterVec::new(
-                Opts::new("verdigris_search_refresh_failures_total", "Looks at the pointer or opened releases that failed"),
+                Opts::new(
+                    "verdigris_search_refresh_failures_total",
+                    "Looks at the pointer or opened releases that failed",
+                ),
                 &["collection"],
             )?,
             search_seconds: seconds("verdigris_search_seconds", "Duration of searching, without embedding")?,
@@ -56,15 +73,41 @@ impl SearchMetrics {
         Ok(metrics)
     }
 
+    /// Makes every figure visible before anything happened, for the reference page.
+    pub fn touch(&self) {
+        let label = &["products"];
+        for gauge in [
+            &self.generation,
+            &self.documents,
+            &self.bytes,
+            &self.dead_rows,
+            &self.published_at,
+        ] {
+            gauge.with_label_values(label);
+        }
+        for seconds in [&self.swap_seconds, &self.search_seconds, &self.embed_seconds] {
+            seconds.with_label_values(label);
+        }
+        self.refresh_failures.with_label_values(label);
+    }
+
     pub(crate) fn swapped(&self, name: &CollectionName, manifest: &Manifest, duration: Duration) {
         let label = &[name.as_str()];
-        let dead = manifest.segments.iter().map(|segment| i64::from(segment.rows - segment.live)).sum();
+        let dead = manifest
+            .segments
+            .iter()
+            .map(|segment| i64::from(segment.rows - segment.live))
+            .sum();
         self.generation.with_label_values(label).set(manifest.generation as i64);
         self.documents.with_label_values(label).set(manifest.documents as i64);
         self.bytes.with_label_values(label).set(manifest.bytes() as i64);
         self.dead_rows.with_label_values(label).set(dead);
-        self.published_at.with_label_values(label).set(manifest.created_at.0 / 1_000_000_000);
-        self.swap_seconds.with_label_values(label).observe(duration.as_secs_f64());
+        self.published_at
+            .with_label_values(label)
+            .set(manifest.created_at.0 / 1_000_000_000);
+        self.swap_seconds
+            .with_label_values(label)
+            .observe(duration.as_secs_f64());
     }
 
     pub(crate) fn refresh_failed(&self, name: &CollectionName) {
@@ -73,7 +116,9 @@ impl SearchMetrics {
 
     pub(crate) fn searched(&self, name: &CollectionName, embed: Duration, search: Duration) {
         let label = &[name.as_str()];
-        self.search_seconds.with_label_values(label).observe(search.as_secs_f64());
+        self.search_seconds
+            .with_label_values(label)
+            .observe(search.as_secs_f64());
         if !embed.is_zero() {
             self.embed_seconds.with_label_values(label).observe(embed.as_secs_f64());
         }

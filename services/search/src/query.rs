@@ -41,15 +41,23 @@ pub(crate) struct Checked {
 }
 
 /// Checks a request by itself: what is wrong is said with the field's name.
-#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
 pub(crate) fn check(request: SearchRequest) -> Result<Checked, Status> {
     let wrong = |field: &str, message: String| Reason::InvalidArgument.status_for_field(field, message);
     if request.text.len() > TEXT_BYTES_MAX {
-        return Err(wrong("text", format!("text has {} bytes; at most {TEXT_BYTES_MAX} are allowed", request.text.len())));
+        return Err(wrong(
+            "text",
+            format!(
+                "text has {} bytes; at most {TEXT_BYTES_MAX} are allowed",
+                request.text.len()
+            ),
+        ));
     }
     let top_k = if request.top_k == 0 { TOP_K.0 } else { request.top_k };
     if top_k > TOP_K.1 {
-        return Err(wrong("top_k", format!("top_k is {top_k}; at most {} hits are answered at once", TOP_K.1)));
+        return Err(wrong(
+            "top_k",
+            format!("top_k is {top_k}; at most {} hits are answered at once", TOP_K.1),
+        ));
     }
     let fingerprint = fingerprint(&request);
     let (generation, offset) = match request.page_token.as_str() {
@@ -60,10 +68,19 @@ pub(crate) fn check(request: SearchRequest) -> Result<Checked, Status> {
         }
     };
     if offset.saturating_add(top_k) > DEPTH_MAX {
-        return Err(wrong("offset", format!("offset and top_k reach to {}; pages go {DEPTH_MAX} hits deep", offset.saturating_add(top_k))));
+        return Err(wrong(
+            "offset",
+            format!(
+                "offset and top_k reach to {}; pages go {DEPTH_MAX} hits deep",
+                offset.saturating_add(top_k)
+            ),
+        ));
     }
     if request.ef_search > EF_SEARCH_MAX {
-        return Err(wrong("ef_search", format!("ef_search is {}; at most {EF_SEARCH_MAX} is allowed", request.ef_search)));
+        return Err(wrong(
+            "ef_search",
+            format!("ef_search is {}; at most {EF_SEARCH_MAX} is allowed", request.ef_search),
+        ));
     }
     if request.min_score.is_some_and(f32::is_nan) {
         return Err(wrong("min_score", "min_score is not a number".to_owned()));
@@ -73,7 +90,10 @@ pub(crate) fn check(request: SearchRequest) -> Result<Checked, Status> {
     let mode = mode(request.mode, text.is_some(), vector.is_some())?;
     let filter = match request.filter.trim() {
         "" => None,
-        filter => Some(Filter::parse(filter).map_err(|error| Reason::InvalidFilter.status_for_field("filter", error.to_string()))?),
+        filter => Some(
+            Filter::parse(filter)
+                .map_err(|error| Reason::InvalidFilter.status_for_field("filter", error.to_string()))?,
+        ),
     };
     Ok(Checked {
         mode,
@@ -91,7 +111,6 @@ pub(crate) fn check(request: SearchRequest) -> Result<Checked, Status> {
     })
 }
 
-#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
 fn mode(asked: i32, has_text: bool, has_vector: bool) -> Result<Mode, Status> {
     let wrong = |message: &str| Reason::InvalidArgument.status_for_field("mode", message);
     match (SearchMode::try_from(asked), has_text, has_vector) {
@@ -99,14 +118,20 @@ fn mode(asked: i32, has_text: bool, has_vector: bool) -> Result<Mode, Status> {
         (Err(_), ..) => Err(wrong("this mode is not known")),
         (Ok(SearchMode::Unspecified), true, _) | (Ok(SearchMode::Hybrid), true, _) => Ok(Mode::Hybrid),
         (Ok(SearchMode::Unspecified), false, true) | (Ok(SearchMode::Vector), ..) => Ok(Mode::Vector),
-        (Ok(SearchMode::Hybrid), false, true) => Err(wrong("a hybrid search needs a text; search by vector alone in mode vector")),
+        (Ok(SearchMode::Hybrid), false, true) => Err(wrong(
+            "a hybrid search needs a text; search by vector alone in mode vector",
+        )),
         (Ok(SearchMode::Words), true, _) => Ok(Mode::Words),
         (Ok(SearchMode::Words), false, true) => Err(wrong("a search by words needs a text")),
     }
 }
 
 /// Searches one release. The text is embedded by the release's model, then the search runs on a thread of its own.
-pub(crate) async fn search(search: &Arc<Search>, served: Arc<Served>, checked: Checked) -> Result<SearchResponse, Status> {
+pub(crate) async fn search(
+    search: &Arc<Search>,
+    served: Arc<Served>,
+    checked: Checked,
+) -> Result<SearchResponse, Status> {
     let began = Instant::now();
     let (vector, mode) = query_vector(&served, &checked).await?;
     let embed = began.elapsed();
@@ -117,8 +142,9 @@ pub(crate) async fn search(search: &Arc<Search>, served: Arc<Served>, checked: C
         let _permit = permit;
         run(&role, &served, &checked, mode, vector.as_deref())
     });
-    let (hits, next_page_token, searched, fetched) =
-        work.await.map_err(|error| Reason::Internal.status(format!("a search did not end: {error}")))??;
+    let (hits, next_page_token, searched, fetched) = work
+        .await
+        .map_err(|error| Reason::Internal.status(format!("a search did not end: {error}")))??;
     search.deps.metrics.searched(&manifest.collection, embed, searched);
     let timings = Timings {
         embed_micros: embed.as_micros() as u64,
@@ -127,7 +153,12 @@ pub(crate) async fn search(search: &Arc<Search>, served: Arc<Served>, checked: C
         wait_micros: 0,
         total_micros: began.elapsed().as_micros() as u64,
     };
-    Ok(SearchResponse { hits, next_page_token, release: Some(release_info(&manifest)), timings: Some(timings) })
+    Ok(SearchResponse {
+        hits,
+        next_page_token,
+        release: Some(release_info(&manifest)),
+        timings: Some(timings),
+    })
 }
 
 /// The vector that is searched with: the given one, or the text's. A text without an embedder is searched by words.
@@ -150,11 +181,13 @@ async fn query_vector(served: &Served, checked: &Checked) -> Result<(Option<Vec<
     }
 }
 
-#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
 fn given_vector(vector: &[f32], dimension: u32, metric: Metric) -> Result<Vec<f32>, Status> {
     let wrong = |message: String| Err(Reason::InvalidVector.status_for_field("vector", message));
     if vector.len() != dimension as usize {
-        return wrong(format!("vector has {} coordinates; this collection has {dimension}", vector.len()));
+        return wrong(format!(
+            "vector has {} coordinates; this collection has {dimension}",
+            vector.len()
+        ));
     }
     if let Some(at) = vector.iter().position(|x| !x.is_finite()) {
         return wrong(format!("coordinate {at} of the vector is not a finite number"));
@@ -169,7 +202,6 @@ fn given_vector(vector: &[f32], dimension: u32, metric: Metric) -> Result<Vec<f3
 
 type Ran = (Vec<Hit>, String, Duration, Duration);
 
-#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
 fn run(search: &Search, served: &Served, checked: &Checked, mode: Mode, vector: Option<&[f32]>) -> Result<Ran, Status> {
     let began = Instant::now();
     let depth = (checked.offset + checked.top_k) as usize;
@@ -185,19 +217,28 @@ fn run(search: &Search, served: &Served, checked: &Checked, mode: Mode, vector: 
         min_score: checked.min_score,
         weights: served.settings.weights,
     };
-    let found = served.release.search(&query, &search.filters).map_err(|error| status_of_engine(&error))?;
+    let found = served
+        .release
+        .search(&query, &search.filters)
+        .map_err(|error| status_of_engine(&error))?;
     let searched = began.elapsed();
     let generation = served.release.manifest().generation;
     let more = found.len() > depth;
-    let next_page_token = if more { format!("{generation}.{depth}.{}", checked.fingerprint) } else { String::new() };
+    let next_page_token = if more {
+        format!("{generation}.{depth}.{}", checked.fingerprint)
+    } else {
+        String::new()
+    };
     let page = found.iter().take(depth).skip(checked.offset as usize);
     let hits: Result<Vec<Hit>, Status> = page.map(|found| hit(served, found, &checked.fields)).collect();
     Ok((hits?, next_page_token, searched, began.elapsed() - searched))
 }
 
-#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
 fn hit(served: &Served, found: &Found, fields: &[String]) -> Result<Hit, Status> {
-    let stored = served.release.stored(found.place).map_err(|error| status_of_engine(&error))?;
+    let stored = served
+        .release
+        .stored(found.place)
+        .map_err(|error| status_of_engine(&error))?;
     Ok(Hit {
         score: found.score,
         words_score: found.words,
@@ -221,7 +262,6 @@ fn fingerprint(request: &SearchRequest) -> String {
 }
 
 /// A page token is `{generation}.{offset}.{fingerprint of the search}`.
-#[expect(clippy::result_large_err, reason = "a status is what every caller returns")]
 fn page_token(token: &str, fingerprint: &str) -> Result<(u64, u32), Status> {
     let wrong = |message: &str| Reason::InvalidPageToken.status_for_field("page_token", message);
     let mut parts = token.split('.');

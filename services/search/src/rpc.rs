@@ -1,7 +1,7 @@
 //! The gRPC service of the search role.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tonic::{Request, Response, Status};
 use verdigris_core::names::CollectionName;
@@ -12,12 +12,15 @@ use verdigris_proto::search::{
     BatchSearchRequest, BatchSearchResponse, GetDocumentRequest, GetDocumentResponse, GetServingStatsRequest,
     GetServingStatsResponse, SearchRequest, SearchResponse, Timings,
 };
+use verdigris_runtime::deadline::Deadline;
 
 use crate::Search;
 use crate::answer::{document_json, release_info, status_of_engine, status_of_not_served};
 use crate::follow::{Followed, NotServed, Served};
 use crate::query::{self, check};
 
+/// How long a read waits for its position when its caller gives no deadline.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Searches of one batch.
 const BATCH_MAX: usize = 100;
 
@@ -40,11 +43,22 @@ impl SearchRpc {
         followed.ok_or_else(|| Reason::CollectionNotFound.status(format!("collection {name} does not exist")))
     }
 
-    /// Waits for a release that holds the position: read your writes. The deadline is the caller's; where publishing
-    /// stands still, it fails at once.
-    async fn at_least(&self, followed: &Followed, min_position: &str) -> Result<(), Status> {
+    /// Waits for a release that holds the position: read your writes. Ends a little before the caller's deadline; where
+    /// publishing stands still, it fails at once.
+    async fn at_least(&self, followed: &Followed, min_position: &str, limit: Option<Duration>) -> Result<(), Status> {
+        let wait = self.wait_for(followed, min_position);
+        match tokio::time::timeout(limit.unwrap_or(WAIT_MAX), wait).await {
+            Ok(result) => result,
+            Err(_) => {
+                let message = format!("no release held position {min_position} before the deadline");
+                Err(Reason::PositionNotReached.status(message))
+            }
+        }
+    }
+
+    async fn wait_for(&self, followed: &Followed, min_position: &str) -> Result<(), Status> {
         /// How soon a standstill that begins while somebody waits is told.
-        const LOOK: std::time::Duration = std::time::Duration::from_millis(100);
+        const LOOK: Duration = Duration::from_millis(100);
         if min_position.is_empty() {
             return Ok(());
         }
@@ -54,7 +68,10 @@ impl SearchRpc {
         loop {
             if let Ok(served) = followed.served() {
                 let checkpoint = &served.release.manifest().checkpoint;
-                let sequence = checkpoint.stream.sequence_of(position).map_err(|error| wrong(error.to_string()))?;
+                let sequence = checkpoint
+                    .stream
+                    .sequence_of(position)
+                    .map_err(|error| wrong(error.to_string()))?;
                 if checkpoint.sequence >= sequence {
                     return Ok(());
                 }
@@ -71,21 +88,30 @@ impl SearchRpc {
         }
     }
 
-    async fn answer(&self, request: SearchRequest) -> Result<SearchResponse, Status> {
+    async fn answer(&self, request: Request<SearchRequest>) -> Result<SearchResponse, Status> {
         let began = Instant::now();
+        let limit = Deadline::remaining(request.extensions());
+        let request = request.into_inner();
         let followed = self.followed(&request.collection).await?;
         let min_position = request.min_position.clone();
         let checked = check(request)?;
-        self.at_least(&followed, &min_position).await?;
+        self.at_least(&followed, &min_position, limit).await?;
         let waited = began.elapsed();
         let served = match checked.generation {
             None => followed.served(),
             Some(generation) => Ok(followed.paged(generation).ok_or_else(|| {
-                Reason::ReleaseGone.status(format!("release {generation} is not open any more: search again from the first page"))
+                Reason::ReleaseGone.status(format!(
+                    "release {generation} is not open any more: search again from the first page"
+                ))
             })?),
         };
         let served = match served {
-            Err(NotServed::Empty) => return Ok(SearchResponse { timings: Some(Timings::default()), ..SearchResponse::default() }),
+            Err(NotServed::Empty) => {
+                return Ok(SearchResponse {
+                    timings: Some(Timings::default()),
+                    ..SearchResponse::default()
+                });
+            }
             Err(why) => return Err(status_of_not_served(&followed.name, &why)),
             Ok(served) => served,
         };
@@ -109,23 +135,30 @@ impl SearchRpc {
 #[tonic::async_trait]
 impl SearchService for SearchRpc {
     async fn search(&self, request: Request<SearchRequest>) -> Result<Response<SearchResponse>, Status> {
-        self.answer(request.into_inner()).await.map(Response::new)
+        self.answer(request).await.map(Response::new)
     }
 
-    async fn batch_search(&self, request: Request<BatchSearchRequest>) -> Result<Response<BatchSearchResponse>, Status> {
+    async fn batch_search(
+        &self,
+        request: Request<BatchSearchRequest>,
+    ) -> Result<Response<BatchSearchResponse>, Status> {
+        let limit = Deadline::remaining(request.extensions());
         let requests = request.into_inner().requests;
         if !(1..=BATCH_MAX).contains(&requests.len()) {
             let message = format!("{} searches in the batch; 1 to {BATCH_MAX} are allowed", requests.len());
             return Err(Reason::InvalidArgument.status_for_field("requests", message));
         }
         let collection = requests[0].collection.clone();
-        if requests.iter().any(|request| request.collection != collection || !request.page_token.is_empty()) {
+        if requests
+            .iter()
+            .any(|request| request.collection != collection || !request.page_token.is_empty())
+        {
             let message = "all searches of a batch are of one collection, and none goes on from a page";
             return Err(Reason::InvalidArgument.status_for_field("requests", message));
         }
         let followed = self.followed(&collection).await?;
         for request in &requests {
-            self.at_least(&followed, &request.min_position).await?;
+            self.at_least(&followed, &request.min_position, limit).await?;
         }
         let Some(served) = Self::served(&followed)? else {
             let responses = requests.iter().map(|_| SearchResponse::default()).collect();
@@ -138,16 +171,25 @@ impl SearchService for SearchRpc {
         Ok(Response::new(BatchSearchResponse { responses }))
     }
 
-    async fn get_document(&self, request: Request<GetDocumentRequest>) -> Result<Response<GetDocumentResponse>, Status> {
+    async fn get_document(
+        &self,
+        request: Request<GetDocumentRequest>,
+    ) -> Result<Response<GetDocumentResponse>, Status> {
+        let limit = Deadline::remaining(request.extensions());
         let request = request.into_inner();
         let followed = self.followed(&request.collection).await?;
-        self.at_least(&followed, &request.min_position).await?;
+        self.at_least(&followed, &request.min_position, limit).await?;
         let missing = || Reason::DocumentNotFound.status(format!("document {:?} does not exist", request.id));
         let served = Self::served(&followed)?.ok_or_else(missing)?;
         let release = &served.release;
-        let place = release.find(&request.id).filter(|place| release.has_vector(*place)).ok_or_else(missing)?;
+        let place = release
+            .find(&request.id)
+            .filter(|place| release.has_vector(*place))
+            .ok_or_else(missing)?;
         let (stored, state) = release.state(place).map_err(|error| status_of_engine(&error))?;
-        let newest = state.newest().map(|stamp| stamp.revision.text(served.settings.revision));
+        let newest = state
+            .newest()
+            .map(|stamp| stamp.revision.text(served.settings.revision));
         Ok(Response::new(GetDocumentResponse {
             document_json: document_json(&stored.state, &[])?,
             revision: newest.unwrap_or_default(),
@@ -171,7 +213,11 @@ impl SearchService for SearchRpc {
             documents: manifest.documents,
             segments: manifest.segments.len() as u64,
             bytes: manifest.bytes(),
-            dead_rows: manifest.segments.iter().map(|segment| u64::from(segment.rows - segment.live)).sum(),
+            dead_rows: manifest
+                .segments
+                .iter()
+                .map(|segment| u64::from(segment.rows - segment.live))
+                .sum(),
             dimension: manifest.dimension,
             embedder: format!("{}/{}", manifest.embedder.provider, manifest.embedder.model),
         }))

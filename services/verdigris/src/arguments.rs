@@ -22,10 +22,22 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "VERDIGRIS_SERVER", value_name = "URL")]
     pub(crate) server: Option<String>,
     /// Data folder; a command without --server uses the server that runs on it, or works on the folder itself
-    #[arg(long, global = true, env = "VERDIGRIS_DATA", value_name = "DIR", default_value = "verdigris-data")]
+    #[arg(
+        long,
+        global = true,
+        env = "VERDIGRIS_DATA",
+        value_name = "DIR",
+        default_value = "verdigris-data"
+    )]
     pub(crate) data: PathBuf,
     /// Collection; made on first ingest
-    #[arg(long, global = true, env = "VERDIGRIS_COLLECTION", value_name = "NAME", default_value = "products")]
+    #[arg(
+        long,
+        global = true,
+        env = "VERDIGRIS_COLLECTION",
+        value_name = "NAME",
+        default_value = "products"
+    )]
     pub(crate) collection: String,
     /// File whose first line is the token to send
     #[arg(long, global = true, env = "VERDIGRIS_CLIENT_TOKEN_FILE", value_name = "FILE")]

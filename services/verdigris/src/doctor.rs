@@ -22,11 +22,19 @@ struct Finding {
 
 impl Finding {
     fn ok(what: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { what: what.into(), ok: true, found: found.into() }
+        Self {
+            what: what.into(),
+            ok: true,
+            found: found.into(),
+        }
     }
 
     fn bad(what: impl Into<String>, error: &dyn std::error::Error) -> Self {
-        Self { what: what.into(), ok: false, found: chain(error) }
+        Self {
+            what: what.into(),
+            ok: false,
+            found: chain(error),
+        }
     }
 }
 
@@ -52,7 +60,11 @@ pub(crate) async fn run(global: &Global, output: &Output) -> anyhow::Result<Exit
     let all_ok = findings.iter().all(|finding| finding.ok);
     output.answer(&findings, |findings| {
         let rows = findings.iter().map(|finding| {
-            vec![if finding.ok { "ok" } else { "WRONG" }.to_owned(), finding.what.clone(), finding.found.clone()]
+            vec![
+                if finding.ok { "ok" } else { "WRONG" }.to_owned(),
+                finding.what.clone(),
+                finding.found.clone(),
+            ]
         });
         table(&["", "what", "found"], &[], rows)
     })?;
@@ -64,7 +76,10 @@ async fn look_at_store(store: Arc<dyn Store>, findings: &mut Vec<Finding>) {
         Ok(names) => names,
         Err(error) => return findings.push(Finding::bad("store", &error)),
     };
-    findings.push(Finding::ok("store", format!("{}, {} collections", store.describe(), names.len())));
+    findings.push(Finding::ok(
+        "store",
+        format!("{}, {} collections", store.describe(), names.len()),
+    ));
     for name in names {
         let finding = look_at_collection(&*store, &name).await;
         findings.push(finding.unwrap_or_else(|error| Finding::bad(format!("collection {name}"), &error)));
@@ -77,7 +92,11 @@ async fn look_at_collection(store: &dyn Store, name: &CollectionName) -> Result<
         Ok(seen) => seen.pointer,
         Err(error @ ReadError::Pointer { .. }) => {
             let found = match objects::newest_whole_manifest(store, name).await? {
-                Some((key, manifest)) => format!("{}; the newest whole manifest is {key}, generation {}", chain(&error), manifest.generation),
+                Some((key, manifest)) => format!(
+                    "{}; the newest whole manifest is {key}, generation {}",
+                    chain(&error),
+                    manifest.generation
+                ),
                 None => format!("{}; no manifest is whole", chain(&error)),
             };
             return Ok(Finding { what, ok: false, found });
@@ -90,10 +109,17 @@ async fn look_at_collection(store: &dyn Store, name: &CollectionName) -> Result<
     let manifest = objects::manifest(store, name, &active.manifest).await?;
     let verification = fetch::verify_release(store, &manifest).await;
     if verification.problems.is_empty() {
-        let found = format!("release {}: {} documents, {} files with the right digests", manifest.generation, manifest.documents, verification.files);
+        let found = format!(
+            "release {}: {} documents, {} files with the right digests",
+            manifest.generation, manifest.documents, verification.files
+        );
         return Ok(Finding::ok(what, found));
     }
-    Ok(Finding { what, ok: false, found: verification.problems.join("; ") })
+    Ok(Finding {
+        what,
+        ok: false,
+        found: verification.problems.join("; "),
+    })
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

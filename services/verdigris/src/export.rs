@@ -28,7 +28,10 @@ pub(crate) struct Exported {
 impl Exported {
     pub(crate) fn for_people(&self) -> String {
         let files = self.files.join("\n  ");
-        format!("release {}: {} documents of {} dimensions\n  {files}", self.generation, self.count, self.dimension)
+        format!(
+            "release {}: {} documents of {} dimensions\n  {files}",
+            self.generation, self.count, self.dimension
+        )
     }
 }
 
@@ -66,7 +69,13 @@ pub(crate) async fn run(
         let rows = u32::try_from(count).context("one FAISS file holds at most four thousand million rows")?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let dimension = release.manifest().dimension;
-        ann::build(&index_type.for_rows(rows), dimension, &vectors, threads, &folder.join("index.faiss"))?;
+        ann::build(
+            &index_type.for_rows(rows),
+            dimension,
+            &vectors,
+            threads,
+            &folder.join("index.faiss"),
+        )?;
         Ok(count)
     });
     let count = work.await.context("the export did not end")??;
@@ -82,7 +91,12 @@ pub(crate) async fn run(
     });
     fs::write(to.join("manifest.json"), serde_json::to_vec_pretty(&description)?)?;
     let files = files.map(|file| to.join(file).display().to_string());
-    Ok(Exported { generation: manifest.generation, count, dimension: manifest.dimension, files })
+    Ok(Exported {
+        generation: manifest.generation,
+        count,
+        dimension: manifest.dimension,
+        files,
+    })
 }
 
 fn largest_type(manifest: &verdigris_core::manifest::Manifest) -> verdigris_core::index_type::IndexType {
@@ -101,7 +115,8 @@ async fn reference(
         (None, None) => bail!("collection {collection} has no release yet"),
         (Some(generation), _) => {
             let kept = pointer.kept.into_iter().find(|kept| kept.generation == generation);
-            let kept = kept.with_context(|| format!("release {generation} is not kept; see `verdigris releases list`"))?;
+            let kept =
+                kept.with_context(|| format!("release {generation} is not kept; see `verdigris releases list`"))?;
             Ok(kept.manifest)
         }
     }

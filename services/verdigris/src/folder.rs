@@ -37,7 +37,12 @@ impl Folder {
         let shown = || format!("data folder {}", root.display());
         fs::create_dir_all(root).with_context(|| format!("{} cannot be made or written", shown()))?;
         let path = root.join("lock");
-        let lock = File::options().create(true).read(true).write(true).truncate(false).open(&path);
+        let lock = File::options()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&path);
         let mut lock = lock.with_context(|| format!("{} cannot be written", shown()))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -48,22 +53,35 @@ impl Folder {
             }
             Err(fs::TryLockError::Error(error)) => return Err(error).with_context(shown),
         }
-        let mut folder = Self { root: root.to_owned(), lock };
-        folder.announce(None).with_context(|| format!("{} cannot be written", shown()))?;
+        let mut folder = Self {
+            root: root.to_owned(),
+            lock,
+        };
+        folder
+            .announce(None)
+            .with_context(|| format!("{} cannot be written", shown()))?;
         for part in ["store", "cache", "rejected", "scratch"] {
             fs::create_dir_all(root.join(part)).with_context(|| format!("{} cannot be written", shown()))?;
         }
         // What an earlier process left under work is of no use: releases name only what lies in the store.
         for entry in fs::read_dir(folder.scratch()).with_context(shown)? {
             let path = entry.with_context(shown)?.path();
-            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.with_context(shown)?;
+            if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            }
+            .with_context(shown)?;
         }
         Ok(Taken::Ours(folder))
     }
 
     /// Says in the lock file where gRPC listens, so that commands find it.
     pub(crate) fn announce(&mut self, grpc: Option<SocketAddr>) -> io::Result<()> {
-        let holder = Holder { pid: std::process::id(), grpc };
+        let holder = Holder {
+            pid: std::process::id(),
+            grpc,
+        };
         self.lock.set_len(0)?;
         self.lock.seek(io::SeekFrom::Start(0))?;
         self.lock.write_all(&serde_json::to_vec(&holder)?)?;
@@ -96,7 +114,10 @@ pub(crate) fn take_or_refuse(root: &Path) -> anyhow::Result<Folder> {
                 Some(grpc) => format!("process {} (gRPC on {grpc})", holder.pid),
                 None => format!("process {}", holder.pid),
             });
-            bail!("data folder {} is in use by {who}: stop it, or choose another folder with --data", root.display())
+            bail!(
+                "data folder {} is in use by {who}: stop it, or choose another folder with --data",
+                root.display()
+            )
         }
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use verdigris_core::names::CollectionName;
 use verdigris_embed::model::{self, FetchStep};
+use verdigris_proto::reason::Reason;
 use verdigris_runtime::authentication::Tokens;
 use verdigris_runtime::http::{Readiness, bind};
 use verdigris_runtime::listening::Drain;
@@ -24,7 +26,10 @@ use crate::server::{self, Running, Start};
 use crate::{doctor, export, up};
 
 /// How long a server that was started for one command may take to end.
-const LOCAL_DRAIN: Drain = Drain { notice: Duration::ZERO, limit: Duration::from_secs(5) };
+const LOCAL_DRAIN: Drain = Drain {
+    notice: Duration::ZERO,
+    limit: Duration::from_secs(5),
+};
 /// Its tasks write their goodbyes after that.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
@@ -39,6 +44,10 @@ pub(crate) fn model_folder(global: &Global) -> PathBuf {
 
 /// Runs the command; what went wrong is told.
 pub(crate) async fn dispatch(arguments: &Arguments, output: &Output) -> Exit {
+    if let Err(error) = arguments.global.collection.parse::<CollectionName>() {
+        output.error(Reason::InvalidCollection.as_str(), &error.to_string(), None);
+        return Exit::Usage;
+    }
     let done = match &arguments.command {
         command if commands::needs_server(command) => with_server(arguments, output).await,
         _ => here(arguments, output).await,
@@ -97,7 +106,11 @@ fn show_config(values: &verdigris_runtime::config::Values, origin: bool, output:
     let rows: Vec<(&str, String, String)> = values
         .rows()
         .map(|(name, value, origin)| {
-            (name, value.map(ToString::to_string).unwrap_or_default(), origin.to_string())
+            (
+                name,
+                value.map(ToString::to_string).unwrap_or_default(),
+                origin.to_string(),
+            )
         })
         .collect();
     let json: serde_json::Map<String, serde_json::Value> = rows
@@ -106,10 +119,17 @@ fn show_config(values: &verdigris_runtime::config::Values, origin: bool, output:
         .collect();
     output.answer(&json, |_| {
         if origin {
-            let cells = rows.iter().map(|(name, value, from)| vec![(*name).to_owned(), value.clone(), from.clone()]);
+            let cells = rows
+                .iter()
+                .map(|(name, value, from)| vec![(*name).to_owned(), value.clone(), from.clone()]);
             return table(&["key", "value", "from"], &[], cells);
         }
-        pairs(&rows.iter().map(|(name, value, _)| (*name, value.clone())).collect::<Vec<_>>())
+        pairs(
+            &rows
+                .iter()
+                .map(|(name, value, _)| (*name, value.clone()))
+                .collect::<Vec<_>>(),
+        )
     })?;
     Ok(Exit::Done)
 }
@@ -124,7 +144,8 @@ async fn with_server(arguments: &Arguments, output: &Output) -> anyhow::Result<E
     match Folder::take(&global.data)? {
         Taken::Held(holder) => {
             let address = holder.and_then(|holder| holder.grpc);
-            let address = address.context("the process that holds the data folder is not up yet; try again in a moment")?;
+            let address =
+                address.context("the process that holds the data folder is not up yet; try again in a moment")?;
             let client = Client::connect(&format!("http://{address}"), credentials).await?;
             Ok(commands::run(&arguments.command, global, &client, output).await?)
         }
@@ -136,7 +157,10 @@ async fn with_server(arguments: &Arguments, output: &Output) -> anyhow::Result<E
 async fn on_folder(folder: Folder, arguments: &Arguments, output: &Output) -> anyhow::Result<Exit> {
     verdigris_engine::processor::check_processor()?;
     let filter = std::env::var("VERDIGRIS_LOG_FILTER").unwrap_or_else(|_| "error".to_owned());
-    let _telemetry = telemetry::begin(&Telemetry { filter, ..Telemetry::default() })?;
+    let _telemetry = telemetry::begin(&Telemetry {
+        filter,
+        ..Telemetry::default()
+    })?;
     let (tasks, mut ended) = Tasks::new();
     let listener = bind(([127, 0, 0, 1], 0).into()).await?;
     let start = Start {

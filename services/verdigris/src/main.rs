@@ -11,6 +11,8 @@ mod folder;
 mod local;
 mod opener;
 mod output;
+#[cfg(test)]
+mod reference;
 mod relevance;
 mod server;
 mod up;
@@ -24,7 +26,11 @@ use crate::output::{Format, Output};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let output = Output::standard(if arguments.global.json { Format::Json } else { Format::People });
+    let output = Output::standard(if arguments.global.json {
+        Format::Json
+    } else {
+        Format::People
+    });
     // FAISS, candidates and Tantivy run on blocking threads; the runtime itself only moves bytes.
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

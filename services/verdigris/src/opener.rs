@@ -23,7 +23,12 @@ pub(crate) struct Opener {
 
 impl Opener {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, files: Arc::default(), segments: Arc::default(), open: Mutex::default() }
+        Self {
+            store,
+            files: Arc::default(),
+            segments: Arc::default(),
+            open: Mutex::default(),
+        }
     }
 
     async fn open_release(
@@ -35,9 +40,14 @@ impl Opener {
         if let Some(release) = self.lock().get(&digest).and_then(Weak::upgrade) {
             return Ok(release);
         }
-        let files = release_files(&self.files, &*self.store, &manifest).await.map_err(classified)?;
+        let files = release_files(&self.files, &*self.store, &manifest)
+            .await
+            .map_err(classified)?;
         let dead = self.dead_rows(&manifest, previous).await?;
-        let parts = files.into_iter().zip(dead).map(|((vectors, rows), dead)| (SegmentPaths { vectors, rows }, dead));
+        let parts = files
+            .into_iter()
+            .zip(dead)
+            .map(|((vectors, rows), dead)| (SegmentPaths { vectors, rows }, dead));
         let (parts, segments) = (parts.collect(), self.segments.clone());
         let opened = tokio::task::spawn_blocking(move || Release::open(manifest, parts, &segments)).await;
         let opened = opened.map_err(|error| OpenError::Unavailable(Box::new(error)))?;
@@ -62,13 +72,26 @@ impl Opener {
             .iter()
             .map(|entry| {
                 let previous = previous?;
-                let same = previous.manifest().segments.iter().position(|old| old.id == entry.id && old.dead == entry.dead)?;
+                let same = previous
+                    .manifest()
+                    .segments
+                    .iter()
+                    .position(|old| old.id == entry.id && old.dead == entry.dead)?;
                 Some(previous.segments()[same].dead.clone())
             })
             .collect();
-        unread.segments.iter_mut().zip(&known).filter(|(_, known)| known.is_some()).for_each(|(entry, _)| entry.dead = None);
+        unread
+            .segments
+            .iter_mut()
+            .zip(&known)
+            .filter(|(_, known)| known.is_some())
+            .for_each(|(entry, _)| entry.dead = None);
         let read = objects::dead_rows(&*self.store, &unread).await.map_err(classified)?;
-        Ok(known.into_iter().zip(read).map(|(known, read)| known.unwrap_or_else(|| Arc::new(read))).collect())
+        Ok(known
+            .into_iter()
+            .zip(read)
+            .map(|(known, read)| known.unwrap_or_else(|| Arc::new(read)))
+            .collect())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Weak<Release>>> {

@@ -62,7 +62,11 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
     let instance = format!("up/{}-{:x}", std::process::id(), clock.now_ns());
     let store: Arc<dyn Store> = Arc::new(DirectoryStore::open(&start.folder.store())?);
     let bus_clock = clock.clone();
-    let bus = SqliteBus::open(&start.folder.bus(), SqliteOptions::default(), Arc::new(move || bus_clock.now_ns()))?;
+    let bus = SqliteBus::open(
+        &start.folder.bus(),
+        SqliteOptions::default(),
+        Arc::new(move || bus_clock.now_ns()),
+    )?;
     let bus: Arc<dyn Bus> = Arc::new(bus);
     let opener: Arc<dyn OpenRelease> = Arc::new(Opener::new(store.clone()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -95,21 +99,20 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         parallel_searches: threads,
         standstill: Arc::new(move |name| {
             let standstill = status_of.handle(name)?.status.standstill()?;
-            Some(Standstill { reason: standstill.reason, message: standstill.message })
+            Some(Standstill {
+                reason: standstill.reason,
+                message: standstill.message,
+            })
         }),
         readiness: start.readiness.clone(),
         metrics: SearchMetrics::register(&start.registry)?,
     };
     let search = Search::start(deps, tasks.clone()).await?;
-    let guard = GuardLayer::new(GuardConfig {
-        tokens: start.tokens,
-        scope_of,
-        status_of: status_of_refusal,
-        concurrent_calls: start.concurrent_calls,
-        metrics: RpcMetrics::register(&start.registry)?,
-    });
+    let guard = guard(&start.registry, start.tokens, start.concurrent_calls)?;
     let routes = Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search))))
-        .add_service(IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(
+            IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
         .add_service(AdminServiceServer::new(AdminRpc::new(indexer)).max_decoding_message_size(MESSAGE_BYTES_MAX));
     let server = Server {
         routes,
@@ -119,7 +122,10 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         drain: start.drain,
     };
     let grpc = listener.local_addr()?;
-    start.folder.announce(Some(grpc)).context("the lock file cannot be written")?;
+    start
+        .folder
+        .announce(Some(grpc))
+        .context("the lock file cannot be written")?;
     let token = tasks.token();
     tasks.spawn("gRPC server", async move {
         let drained = server.serve(listener, token).await?;
@@ -128,11 +134,27 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         }
         Ok(())
     });
-    Ok(Running { grpc, _folder: start.folder })
+    Ok(Running {
+        grpc,
+        _folder: start.folder,
+    })
+}
+
+fn guard(registry: &Registry, tokens: Tokens, concurrent_calls: usize) -> anyhow::Result<GuardLayer> {
+    let metrics = RpcMetrics::register(registry)?;
+    Ok(GuardLayer::new(GuardConfig {
+        tokens,
+        scope_of,
+        status_of: status_of_refusal,
+        concurrent_calls,
+        metrics,
+    }))
 }
 
 fn limited(service: SearchServiceServer<SearchRpc>) -> SearchServiceServer<SearchRpc> {
-    service.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX * 4)
+    service
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX * 4)
 }
 
 /// The scope that a method needs.
@@ -156,7 +178,7 @@ fn status_of_refusal(refused: Refused) -> Status {
         Refused::Overloaded(_) => {
             Reason::Overloaded.status_with_retry("too many calls are being answered; try again shortly", RETRY_AFTER)
         }
-        Refused::DeadlineExceeded => Status::deadline_exceeded("the deadline passed before the answer was there"),
+        Refused::DeadlineExceeded => Reason::DeadlineExceeded.status("the deadline passed before the answer was there"),
         Refused::TooLarge => Reason::TooLarge.status(format!("a message is larger than {MESSAGE_BYTES_MAX} bytes")),
         Refused::Panicked => Reason::Internal.status("a mistake of the server ended this call; its log says more"),
     }

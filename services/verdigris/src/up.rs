@@ -36,11 +36,22 @@ pub(crate) fn configuration(file: Option<&std::path::Path>, flags: Vec<Flag>) ->
         Some(path) => {
             let text = std::fs::read_to_string(path);
             let text = text.with_context(|| format!("configuration file {} cannot be read", path.display()))?;
-            Some(FileText { path: path.to_owned(), text })
+            Some(FileText {
+                path: path.to_owned(),
+                text,
+            })
         }
     };
     let environment = std::env::vars().collect();
-    Ok(config::load(KEYS, Sources { file, environment, other_variables: OTHER_VARIABLES, flags })?)
+    Ok(config::load(
+        KEYS,
+        Sources {
+            file,
+            environment,
+            other_variables: OTHER_VARIABLES,
+            flags,
+        },
+    )?)
 }
 
 fn flags(up: &Up) -> Vec<Flag> {
@@ -48,7 +59,11 @@ fn flags(up: &Up) -> Vec<Flag> {
     let mut add = |flag, key, text: Option<String>| flags.extend(text.map(|text| Flag { flag, key, text }));
     add("--grpc", "grpc.address", up.grpc.map(|address| address.to_string()));
     add("--http", "http.address", up.http.map(|address| address.to_string()));
-    add("--token-file", "grpc.token_file", up.token_file.as_ref().map(|path| path.display().to_string()));
+    add(
+        "--token-file",
+        "grpc.token_file",
+        up.token_file.as_ref().map(|path| path.display().to_string()),
+    );
     add("--insecure", "grpc.insecure", up.insecure.then(|| "true".to_owned()));
     let word = |format| if format == LogFormat::Json { "json" } else { "text" };
     add("--log", "log.format", up.log.map(|format| word(format).to_owned()));
@@ -104,7 +119,9 @@ fn announce(output: &Output, grpc: std::net::SocketAddr, http: std::net::SocketA
     match output.format() {
         Format::Json => output.text(&serde_json::json!({"grpc": grpc, "http": http}).to_string())?,
         Format::People => {
-            output.text(&format!("verdigris is up\n  gRPC            {grpc}\n  metrics, health {http}"))?;
+            output.text(&format!(
+                "verdigris is up\n  gRPC            {grpc}\n  metrics, health {http}"
+            ))?;
         }
     }
     Ok(())

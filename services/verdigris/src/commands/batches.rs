@@ -62,7 +62,7 @@ pub(crate) fn read(files: Vec<String>) -> mpsc::Receiver<Result<Batch, CommandEr
 pub(crate) fn bytes_of(files: &[String]) -> Option<u64> {
     let bytes = |file: &String| {
         let metadata = std::fs::metadata(file).ok()?;
-        metadata.is_file().then(|| metadata.len())
+        metadata.is_file().then_some(metadata.len())
     };
     files.iter().map(bytes).sum()
 }

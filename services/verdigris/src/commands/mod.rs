@@ -101,3 +101,6 @@ fn raw(what: &str, json: String) -> Result<Box<RawValue>, CommandError> {
         source,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,14 @@
 //! `resync`: makes a collection equal to a full feed, as of the feed's moment.
 //!
-//! What the feed lacks is deleted, so a feed that could not be read to its end must never look like a short one: any line
-//! that cannot be sent ends the call before the server hears the feed's end.
+//! What the feed lacks is deleted, so a feed that could not be read to its end must never look like a short one. Dropping
+//! the call is not enough: the connection's own task would close the stream in good order first. So the stream ends by
+//! word alone ([`Step::End`]), and stays open for ever when whoever feeds it is gone.
 
 use std::time::Instant;
 
+use futures::{Stream, future, stream};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use verdigris_proto::admin::{ResyncRequest, ResyncResponse};
 
 use super::CommandError;
@@ -32,6 +33,14 @@ pub(crate) struct Feed<'a> {
     pub(crate) time: Option<&'a str>,
     /// Its revision, for collections with numbered revisions.
     pub(crate) revision: Option<i64>,
+}
+
+/// What is said on the stream to the server.
+enum Step {
+    /// Some of the feed.
+    Documents(ResyncRequest),
+    /// That was all of it.
+    End,
 }
 
 /// Sends a feed, waits where that was asked, and sums up.
@@ -122,10 +131,10 @@ async fn send(
     };
     let mut lines = Vec::new();
     let mut admin = client.admin();
-    let call = admin.resync(within(LONG_CALL, ReceiverStream::new(receiver)));
+    let call = admin.resync(within(LONG_CALL, until_end(receiver)));
     tokio::pin!(call);
     while let Some(batch) = batches.recv().await {
-        // Returning here drops the call while its stream is open: the server hears a break, never an end.
+        // Returning from here drops the call while its stream is open: the server hears a break, never an end.
         let batch = checked(batch?)?;
         if batch.events.is_empty() {
             continue;
@@ -136,7 +145,7 @@ async fn send(
         let message = std::mem::take(&mut request);
         tokio::select! {
             // Whichever comes first: room for the message, or an early answer, which is an error.
-            sent = sender.send(message) => if sent.is_err() { break },
+            sent = sender.send(Step::Documents(message)) => if sent.is_err() { break },
             answer = &mut call => return Ok((answer?.into_inner(), lines)),
         }
     }
@@ -146,10 +155,21 @@ async fn send(
         });
     }
     bar.set_message("comparing");
-    drop(sender);
+    // Nobody takes it where the call has failed already; the answer says why.
+    let _ = sender.send(Step::End).await;
     let answer = call.await?.into_inner();
     bar.finish_and_clear();
     Ok((answer, lines))
+}
+
+fn until_end(steps: mpsc::Receiver<Step>) -> impl Stream<Item = ResyncRequest> {
+    stream::unfold(steps, |mut steps| async move {
+        match steps.recv().await {
+            Some(Step::Documents(message)) => Some((message, steps)),
+            Some(Step::End) => None,
+            None => future::pending().await,
+        }
+    })
 }
 
 fn checked(batch: Batch) -> Result<Batch, CommandError> {

@@ -1,0 +1,63 @@
+//! `docs/configuration.md` holds what the tables of keys and the registered metrics say; tests hold it current.
+
+use std::path::Path;
+
+use verdigris_core::settings::Settings;
+use verdigris_indexer::metrics::IndexerMetrics;
+use verdigris_runtime::config::process::KEYS;
+use verdigris_runtime::config::{reference, table_mistakes};
+use verdigris_runtime::metrics::{self, RpcMetrics};
+use verdigris_search::metrics::SearchMetrics;
+
+/// Compares a page with what it should say; `UPDATE_DOCS=1` writes it.
+fn check(file: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(file);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, expected).expect("writable");
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "docs/{file} is not current: run `UPDATE_DOCS=1 cargo test -p verdigris reference`"
+    );
+}
+
+#[test]
+fn the_configuration_page_is_current() {
+    assert!(table_mistakes(KEYS).is_empty());
+    let settings = serde_json::to_string_pretty(&Settings::default()).expect("settings are JSON");
+    let page = format!(
+        "# Configuration\n\n\
+         ## Of the process\n\n\
+         `verdigris up` takes these from a TOML file (`--config`), from the environment, and from flags; the later wins.\n\
+         `verdigris config show --origin` says where each value comes from.\n\
+         A key that is not known is an error, with a suggestion; all mistakes are told at once.\n\n\
+         {}\n\
+         ## Of a collection: settings\n\n\
+         `verdigris settings show` prints them, `verdigris settings set FILE` puts others into force with the next publish.\n\
+         Absent keys have their defaults, which are these:\n\n\
+         ```json\n{settings}\n```\n\n\
+         Weights, windows, `ann.ef_search`, `ann.nprobe` and `bus` act in place.\n\
+         The kind of revision, the embedder, the metric, the text fields and the index type are baked into stored rows: \
+         on a collection that holds documents, changing them is refused as NEEDS_REBUILD.\n\n\
+         `revision` is `event_time` or `number`; `embedder.provider` is `minilm`, `hash` or `none`; `metric` is `cosine` or `inner_product`.\n\
+         `ann.index_type` is one of `Flat`, `HNSW32`, `HNSW32,SQ8,RFlat`, `IVF<lists>,Flat`, `IVF<lists>,SQ8,RFlat`, \
+         `IVF<lists>,PQ<parts>x4fs,RFlat`; every one keeps exact vectors, and segments below 2,048 rows are exact whatever it says.\n",
+        reference(KEYS)
+    );
+    check("configuration.md", &page);
+}
+
+#[test]
+fn the_metrics_page_is_current_and_names_are_in_order() {
+    let registry = metrics::registry().expect("a registry");
+    RpcMetrics::register(&registry).expect("registered");
+    IndexerMetrics::register(&registry).expect("registered").touch();
+    SearchMetrics::register(&registry).expect("registered").touch();
+    assert_eq!(metrics::naming_mistakes(&registry), Vec::<String>::new());
+    let page = format!(
+        "# Metrics\n\nWhat `/metrics` says. Labels are bounded.\n\n{}",
+        metrics::reference(&registry)
+    );
+    check("metrics.md", &page);
+}
