@@ -286,4 +286,6 @@ fn distinct_paths(fields: &Map<String, Value>) -> usize {
 }
 
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod tests;

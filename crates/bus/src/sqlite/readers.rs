@@ -34,7 +34,7 @@ impl Readers {
         })
     }
 
-    /// Runs `read` on a blocking thread, all of it in one snapshot of the file. Dropping the future lets a read that has
+    /// Runs `read` on a blocking thread, all of it in one transaction. Dropping the future lets a read that has
     /// begun end by itself.
     pub(super) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
@@ -62,7 +62,7 @@ impl Readers {
     fn run_here<T>(&self, read: impl FnOnce(&Connection) -> Result<T, ReadError>) -> Result<T, BusError> {
         let free = self.free.lock().expect("nothing panics while it holds the list").pop();
         let connection = free.map_or_else(|| file::open_reader(&self.path), Ok)?;
-        let result = snapshot(&connection, read).map_err(|error| match error {
+        let result = in_transaction(&connection, read).map_err(|error| match error {
             ReadError::Bus(error) => error,
             ReadError::Sqlite(error) => file::failure(&self.path, error),
             ReadError::Inconsistent(what) => BusError::Inconsistent {
@@ -91,7 +91,7 @@ impl From<rusqlite::Error> for ReadError {
     }
 }
 
-fn snapshot<T>(
+fn in_transaction<T>(
     connection: &Connection,
     read: impl FnOnce(&Connection) -> Result<T, ReadError>,
 ) -> Result<T, ReadError> {
