@@ -1,18 +1,20 @@
 //! `resync`: makes a collection equal to a full feed, as of the feed's moment.
 //!
-//! What the feed lacks is deleted, so a feed that could not be read to its end must never look like a short one. Dropping
-//! the call is not enough: the connection's own task would close the stream in good order first. So the stream ends by
-//! word alone ([`Step::End`]), and stays open for ever when whoever feeds it is gone.
+//! What the feed lacks is deleted, so a feed that could not be read to its end must never look like a short one. A call
+//! that is cancelled looks to the server like one that came to its end; so the whole feed is read and checked before the
+//! first of it is sent, and its end is told by a last message without documents.
 
+use std::io;
 use std::time::Instant;
 
-use futures::{Stream, future, stream};
 use serde_json::json;
+use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use verdigris_proto::admin::{ResyncRequest, ResyncResponse};
 
 use super::CommandError;
-use super::batches::{self, Batch};
+use super::batches::{self, Batch, STANDARD_INPUT};
 use super::ingest::{Summary, settle};
 use super::waiting::Range;
 use crate::arguments::Wait;
@@ -33,14 +35,6 @@ pub(crate) struct Feed<'a> {
     pub(crate) time: Option<&'a str>,
     /// Its revision, for collections with numbered revisions.
     pub(crate) revision: Option<i64>,
-}
-
-/// What is said on the stream to the server.
-enum Step {
-    /// Some of the feed.
-    Documents(ResyncRequest),
-    /// That was all of it.
-    End,
 }
 
 /// Sends a feed, waits where that was asked, and sums up.
@@ -119,9 +113,16 @@ async fn send(
     client: &Client,
     output: &Output,
 ) -> Result<(ResyncResponse, Vec<u64>), CommandError> {
-    let files = vec![feed.file.to_owned()];
-    let bar = output.progress(batches::bytes_of(&files), "{bar:30} {bytes} {msg} [{elapsed_precise}]");
-    let mut batches = batches::read(files);
+    let kept = (feed.file == STANDARD_INPUT).then(kept_input).transpose()?;
+    let path = kept
+        .as_ref()
+        .map_or(feed.file.into(), |kept| kept.path().to_string_lossy());
+    let lines = check(feed, &path).await?;
+    let bar = output.progress(
+        batches::bytes_of(&[path.to_string()]),
+        "{bar:30} {bytes} {msg} [{elapsed_precise}]",
+    );
+    let mut batches = batches::read(vec![path.to_string()]);
     let (sender, receiver) = mpsc::channel(MESSAGES_AHEAD);
     let mut request = ResyncRequest {
         collection: collection.to_owned(),
@@ -129,60 +130,68 @@ async fn send(
         feed_revision: feed.revision,
         documents: Vec::new(),
     };
-    let mut lines = Vec::new();
     let mut admin = client.admin();
-    let call = admin.resync(within(LONG_CALL, until_end(receiver)));
+    let call = admin.resync(within(LONG_CALL, ReceiverStream::new(receiver)));
     tokio::pin!(call);
     while let Some(batch) = batches.recv().await {
-        // Returning from here drops the call while its stream is open: the server hears a break, never an end.
-        let batch = checked(batch?)?;
+        let batch = checked(feed, batch?)?;
+        bar.inc(batch.bytes_read);
         if batch.events.is_empty() {
             continue;
         }
-        bar.inc(batch.bytes_read);
-        lines.extend(batch.lines);
         request.documents = batch.events;
         let message = std::mem::take(&mut request);
         tokio::select! {
             // Whichever comes first: room for the message, or an early answer, which is an error.
-            sent = sender.send(Step::Documents(message)) => if sent.is_err() { break },
+            sent = sender.send(message) => if sent.is_err() { break },
             answer = &mut call => return Ok((answer?.into_inner(), lines)),
         }
+    }
+    bar.set_message("comparing");
+    let answer = tokio::join!(end(sender), call).1?.into_inner();
+    bar.finish_and_clear();
+    Ok((answer, lines))
+}
+
+/// Says that the feed is whole. Nobody takes it where the call has failed already; the answer says why.
+async fn end(sender: mpsc::Sender<ResyncRequest>) {
+    let _ = sender.send(ResyncRequest::default()).await;
+}
+
+/// Reads the whole feed, and gives the line of each of its documents.
+async fn check(feed: &Feed<'_>, path: &str) -> Result<Vec<u64>, CommandError> {
+    let mut lines = Vec::new();
+    let mut batches = batches::read(vec![path.to_owned()]);
+    while let Some(batch) = batches.recv().await {
+        lines.extend(checked(feed, batch?)?.lines);
     }
     if lines.is_empty() {
         return Err(CommandError::EmptyFeed {
             file: feed.file.to_owned(),
         });
     }
-    bar.set_message("comparing");
-    // Nobody takes it where the call has failed already; the answer says why.
-    let _ = sender.send(Step::End).await;
-    let answer = call.await?.into_inner();
-    bar.finish_and_clear();
-    Ok((answer, lines))
+    Ok(lines)
 }
 
-fn until_end(steps: mpsc::Receiver<Step>) -> impl Stream<Item = ResyncRequest> {
-    stream::unfold(steps, |mut steps| async move {
-        match steps.recv().await {
-            Some(Step::Documents(message)) => Some((message, steps)),
-            Some(Step::End) => None,
-            None => future::pending().await,
-        }
+fn checked(feed: &Feed<'_>, mut batch: Batch) -> Result<Batch, CommandError> {
+    let Some((line, refused)) = batch.refused.pop() else {
+        return Ok(batch);
+    };
+    Err(CommandError::Feed {
+        file: feed.file.to_owned(),
+        line,
+        reason: refused.reason,
+        message: refused.message,
     })
 }
 
-fn checked(batch: Batch) -> Result<Batch, CommandError> {
-    match batch.refused.into_iter().next() {
-        None => Ok(Batch {
-            refused: Vec::new(),
-            ..batch
-        }),
-        Some((line, refused)) => Err(CommandError::Feed {
-            file: batch.file.to_string(),
-            line,
-            reason: refused.reason,
-            message: refused.message,
-        }),
-    }
+/// Standard input as a file, since a feed is read twice; it goes when it is dropped.
+fn kept_input() -> Result<NamedTempFile, CommandError> {
+    let unreadable = |source| CommandError::Read {
+        path: STANDARD_INPUT.to_owned(),
+        source,
+    };
+    let mut kept = NamedTempFile::new().map_err(unreadable)?;
+    io::copy(&mut io::stdin(), &mut kept).map_err(unreadable)?;
+    Ok(kept)
 }

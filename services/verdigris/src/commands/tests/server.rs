@@ -38,7 +38,7 @@ pub(super) struct Script {
     pub(super) taken: Mutex<Vec<String>>,
     /// Texts that were searched for.
     pub(super) searched: Mutex<Vec<search::SearchRequest>>,
-    /// How resyncs ended: true for one whose end was heard.
+    /// How resyncs ended: true for one whose end was told.
     pub(super) resyncs: Mutex<Option<mpsc::UnboundedSender<bool>>>,
 }
 
@@ -208,13 +208,14 @@ impl AdminService for Scripted {
         let mut ended = Ended(self.0.resyncs.lock().expect("whole").clone(), false);
         let mut stream = request.into_inner();
         let mut answer = admin::ResyncResponse::default();
+        // A cancelled stream looks like one that came to its end, so the end is a message without documents.
         while let Some(message) = stream.message().await? {
+            ended.1 = message.documents.is_empty();
             answer.accepted += message.documents.len() as u64;
             if let Some(status) = &self.0.refuses_resync {
                 return Err(status.clone());
             }
         }
-        ended.1 = true;
         answer.deleted = 4;
         answer.first_position = "0000abcd-1".to_owned();
         answer.last_position = format!("0000abcd-{}", answer.accepted);
