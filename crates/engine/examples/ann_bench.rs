@@ -45,61 +45,68 @@ fn main() {
     verdigris_engine::processor::check_processor().expect("a processor of this level");
     let mut lines = Vec::new();
     for set in &sets {
-        let rows = set.base.len() / D;
         let flat = built(set, "Flat", None).0;
-        let truth: Vec<Vec<(u32, f32)>> = set
-            .queries
-            .chunks_exact(D)
-            .map(|q| flat.search(q, &AnnSearch::new(K), None).expect("a search"))
-            .collect();
         if let Some(folder) = &save {
-            keep(folder, set, &truth);
+            keep(folder, set, &exact(set, &flat, None));
         }
         for index_type in types.split(';') {
-            let (ann, seconds) = built(set, index_type, save.as_deref());
-            println!(
-                "\n{} {} of {rows} x {D}, built in {seconds:.1} s on two threads",
-                set.name, index_type
-            );
-            println!("{:>8} {:>9} {:>9} {:>8}", "effort", "p50 us", "p99 us", "recall");
-            let efforts: &[u32] = if index_type.starts_with("IVF") {
-                &[8, 16, 32, 64, 128]
-            } else {
-                &[32, 64, 96, 128, 256]
-            };
-            for effort in efforts {
-                let search = AnnSearch {
-                    k: K,
-                    ef_search: Some(*effort),
-                    nprobe: Some(*effort),
-                };
-                lines.push(measure(set, &ann, &search, None, &truth, index_type, "1"));
-            }
-            for share in [0.5, 0.2, 0.1, 0.05, 0.005, 0.0005] {
-                let allowed = random(rows as u32, share);
-                let truth: Vec<_> = set
-                    .queries
-                    .chunks_exact(D)
-                    .map(|q| flat.search(q, &AnnSearch::new(K), Some(&allowed)).expect("a search"))
-                    .collect();
-                let search = AnnSearch {
-                    k: K,
-                    ef_search: Some(64),
-                    nprobe: Some(32),
-                };
-                lines.push(measure(
-                    set,
-                    &ann,
-                    &search,
-                    Some(&allowed),
-                    &truth,
-                    index_type,
-                    &share.to_string(),
-                ));
-            }
+            lines.extend(measure_type(set, &flat, index_type, save.as_deref()));
         }
     }
     println!("\n[{}]", lines.join(","));
+}
+
+fn measure_type(set: &Set, flat: &Ann, index_type: &str, save: Option<&Path>) -> Vec<String> {
+    let rows = set.base.len() / D;
+    let (ann, seconds) = built(set, index_type, save);
+    println!(
+        "\n{} {index_type} of {rows} x {D}, built in {seconds:.1} s on two threads",
+        set.name
+    );
+    println!("{:>8} {:>9} {:>9} {:>8}", "effort", "p50 us", "p99 us", "recall");
+    let search = |ef, nprobe| AnnSearch {
+        k: K,
+        ef_search: Some(ef),
+        nprobe: Some(nprobe),
+    };
+    let truth = exact(set, flat, None);
+    let mut lines = Vec::new();
+    let lists = index_type.starts_with("IVF");
+    for effort in if lists {
+        [8, 16, 32, 64, 128]
+    } else {
+        [32, 64, 96, 128, 256]
+    } {
+        lines.push(measure(
+            set,
+            &ann,
+            &search(effort, effort),
+            None,
+            &truth,
+            index_type,
+            "1",
+        ));
+    }
+    for share in [0.5, 0.2, 0.1, 0.05, 0.005, 0.0005] {
+        let allowed = random(rows as u32, share);
+        let truth = exact(set, flat, Some(&allowed));
+        let share = share.to_string();
+        lines.push(measure(
+            set,
+            &ann,
+            &search(64, 32),
+            Some(&allowed),
+            &truth,
+            index_type,
+            &share,
+        ));
+    }
+    lines
+}
+
+fn exact(set: &Set, flat: &Ann, allowed: Option<&DenseBitmap>) -> Vec<Vec<(u32, f32)>> {
+    let one = |query| flat.search(query, &AnnSearch::new(K), allowed).expect("a search");
+    set.queries.chunks_exact(D).map(one).collect()
 }
 
 fn measure(
@@ -162,10 +169,22 @@ fn built(set: &Set, index_type: &str, save: Option<&Path>) -> (Ann, f64) {
     let bytes = MappedBytes::open(&path).expect("the file just built");
     // As the digest does in production: every page is read once before the first search.
     std::hint::black_box(bytes.iter().step_by(4_096).map(|byte| u64::from(*byte)).sum::<u64>());
-    let start = Instant::now();
+    let (start, memory) = (Instant::now(), anonymous_kb());
     let ann = Ann::open(bytes, &expected).expect("the file just built");
-    println!("{index_type}: opened in {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+    let (ms, kb) = (
+        start.elapsed().as_secs_f64() * 1e3,
+        anonymous_kb().saturating_sub(memory),
+    );
+    println!("{index_type}: opened in {ms:.1} ms, {kb} kB of own memory");
     (ann, seconds)
+}
+
+/// Memory of this process that is not a mapped file.
+fn anonymous_kb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
+        .unwrap_or(0)
 }
 
 fn keep(folder: &Path, set: &Set, truth: &[Vec<(u32, f32)>]) {
