@@ -13,6 +13,7 @@ mod hash;
 mod minilm;
 pub mod model;
 mod pool;
+mod providers;
 mod query_cache;
 
 use async_trait::async_trait;
@@ -23,6 +24,7 @@ pub use cached::{CachedEmbedder, EmbedStats};
 pub use error::EmbedError;
 pub use hash::HashEmbedder;
 pub use minilm::{MiniLm, TOKENS_MAX};
+pub use providers::Embedders;
 pub use query_cache::{QUERY_CACHE_ENTRIES, QueryCache};
 
 /// What a text is to a search. Some models embed the two sides differently.

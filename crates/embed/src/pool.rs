@@ -189,12 +189,17 @@ mod tests {
     async fn dropping_a_lane_ends_its_threads_and_answers_those_who_wait() {
         let lane: Lane<()> = Lane::start("test", 1, || ()).unwrap();
         let (open, gate) = mpsc::channel::<()>();
-        let running = lane.submit(move |()| gate.recv()).await.unwrap();
+        let (begin, begun) = mpsc::channel::<()>();
+        let running = lane
+            .submit(move |()| begin.send(()).map(|()| gate.recv()))
+            .await
+            .unwrap();
+        begun.recv().unwrap();
         let waiting = lane.submit(|()| ()).await.unwrap();
         let dropper = thread::spawn(move || drop(lane));
         assert!(waiting.await.is_err(), "a job ran after its lane was dropped");
         open.send(()).unwrap();
-        running.await.unwrap().unwrap();
+        running.await.unwrap().unwrap().unwrap();
         dropper.join().unwrap();
     }
 

@@ -20,7 +20,12 @@ pub struct Embedders {
 impl Embedders {
     /// Models lie in the folder `models`; bulk work takes `threads`; vectors of documents are kept in `cache`.
     pub fn new(models: PathBuf, threads: usize, cache: Option<Arc<EmbeddingCache>>) -> Self {
-        Self { models, threads, cache, minilm: Mutex::new(None) }
+        Self {
+            models,
+            threads,
+            cache,
+            minilm: Mutex::new(None),
+        }
     }
 
     /// The identity that settings ask for; no model is loaded for it.
@@ -45,14 +50,19 @@ impl Embedders {
     pub fn documents(&self, settings: &EmbedderSettings) -> Result<Option<Arc<dyn Embedder>>, EmbedError> {
         let embedder = self.queries(settings)?;
         let cached = |embedder: Arc<dyn Embedder>| match (&self.cache, settings.provider) {
-            (Some(cache), Provider::Minilm) => Arc::new(CachedEmbedder::new(embedder, cache.clone())) as Arc<dyn Embedder>,
+            (Some(cache), Provider::Minilm) => {
+                Arc::new(CachedEmbedder::new(embedder, cache.clone())) as Arc<dyn Embedder>
+            }
             _ => embedder,
         };
         Ok(embedder.map(cached))
     }
 
     fn minilm(&self) -> Result<Arc<dyn Embedder>, EmbedError> {
-        let mut loaded = self.minilm.lock().expect("loading does not panic while it holds this lock");
+        let mut loaded = self
+            .minilm
+            .lock()
+            .expect("loading does not panic while it holds this lock");
         if let Some(embedder) = &*loaded {
             return Ok(embedder.clone());
         }
