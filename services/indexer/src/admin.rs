@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tonic::{Request, Response, Status, Streaming};
 use verdigris_core::dead_letter::DeadLetter as Letter;
-use verdigris_core::event::Event;
+use verdigris_core::event::{AHEAD_NS_MAX, Event};
 use verdigris_core::manifest::{Manifest, PublishReason};
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::Pointer;
@@ -470,6 +470,10 @@ impl AdminService for AdminRpc {
                 )
             })?,
         };
+        if settings.revision == RevisionKind::EventTime && revision > self.indexer.deps().clock.now_ns() + AHEAD_NS_MAX {
+            let message = "the feed's time is more than five minutes ahead of now: its events would all be set aside";
+            return Err(Reason::InvalidArgument.status_for_field("feed_time", message));
+        }
         let moment = FeedMoment {
             kind: settings.revision,
             revision: Revision(revision),

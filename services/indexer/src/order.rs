@@ -21,6 +21,8 @@ use verdigris_engine::release::{Release, RowPlace};
 
 use crate::progress::Outcome;
 
+/// How far the squared length of a float32 unit vector strays from 1.
+const UNIT_TOLERANCE: f64 = 1e-6;
 /// Reason of an event that ended the indexer twice.
 const CRASHED_INDEXER: &str = "CRASHED_INDEXER";
 
@@ -236,8 +238,12 @@ fn change(release: &Release, pending: Pending, settings: &Settings) -> Result<Ch
     Ok(Change { old, state, vector })
 }
 
-/// Scales a vector to length 1; zero vectors were refused before.
+/// Scales a vector to length 1; zero vectors were refused before. One that has it already, as a vector that comes back
+/// from its segment, stays as it is, so that rewriting a document never moves its last bits.
 fn normalise(vector: &mut [f32]) {
-    let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
-    vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    let squared = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
+    if (squared - 1.0).abs() > UNIT_TOLERANCE {
+        let length = squared.sqrt();
+        vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    }
 }
