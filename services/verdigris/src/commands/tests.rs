@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tonic::Status;
 use verdigris_proto::admin::DeadLetter;
-use verdigris_proto::ingest::GetProgressResponse;
+use verdigris_proto::ingest::{GetProgressRequest, GetProgressResponse};
 use verdigris_proto::reason::Reason;
 use verdigris_proto::search::{GetDocumentResponse, Hit, ReleaseInfo, SearchResponse};
 
@@ -159,7 +159,7 @@ async fn waiting_goes_on_until_the_events_are_searchable() {
         Ok(half),
         Ok(searchable()),
     ]);
-    let (client, _) = scripted(Script {
+    let (client, script) = scripted(Script {
         progress,
         ..Script::default()
     })
@@ -168,13 +168,17 @@ async fn waiting_goes_on_until_the_events_are_searchable() {
     let ran = ran(
         &client,
         &folder,
-        &["ingest", &file(&folder, "feed.jsonl", lines(3)), "--wait"],
+        &["ingest", &file(&folder, "feed.jsonl", lines(1_300)), "--wait"],
     )
     .await;
     assert_eq!(ran.exit.expect("accepted"), Exit::Done);
     let counts = ["applied", "unchanged", "stale", "set_aside", "generation"].map(|key| ran.json[key].as_u64());
     assert_eq!(counts, [2, 1, 0, 0, 7].map(Some));
     assert_eq!(ran.json["searchable"], json!(true));
+    let asked = script.asked.lock().expect("whole");
+    let whole = |asked: &GetProgressRequest| (asked.from_position.clone(), asked.to_position.clone());
+    let expect = ("0000abcd-1".to_owned(), "0000abcd-1300".to_owned());
+    assert!(asked.iter().all(|asked| whole(asked) == expect), "{asked:?}");
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ pub(super) struct Script {
     pub(super) refuses_resync: Option<Status>,
     /// Events that were taken, in order.
     pub(super) taken: Mutex<Vec<String>>,
+    /// Questions about progress.
+    pub(super) asked: Mutex<Vec<ingest::GetProgressRequest>>,
     /// Texts that were searched for.
     pub(super) searched: Mutex<Vec<search::SearchRequest>>,
     /// How resyncs ended: true for one whose end was told.
@@ -118,8 +120,9 @@ impl IngestService for Scripted {
 
     async fn get_progress(
         &self,
-        _: Request<ingest::GetProgressRequest>,
+        request: Request<ingest::GetProgressRequest>,
     ) -> Result<Response<ingest::GetProgressResponse>, Status> {
+        self.0.asked.lock().expect("whole").push(request.into_inner());
         let mut progress = self.0.progress.lock().expect("whole");
         let next = if progress.len() > 1 {
             progress.pop_front()
