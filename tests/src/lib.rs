@@ -1,2 +1,4 @@
-//! Tests of several roles together live beside this file in `tests/`; the library itself is empty.
+//! Tests of several roles together live beside this file in `tests/`; here is only what they share.
 #![forbid(unsafe_code)]
+
+pub mod process;

@@ -213,6 +213,9 @@ mod tests {
         let origins = [(0, 1), (0, 3), (1, 0), (1, 2), (2, 0)].map(|(segment, row)| Origin { segment, row });
         let dead_now: [RoaringBitmap; 2] = [[0, 3].into_iter().collect(), [2].into_iter().collect()];
         let dead_now = [Some(&dead_now[0]), Some(&dead_now[1]), None];
-        assert_eq!(died_meanwhile(&origins, &dead_now).iter().collect::<Vec<_>>(), [1, 3, 4]);
+        assert_eq!(
+            died_meanwhile(&origins, &dead_now).iter().collect::<Vec<_>>(),
+            [1, 3, 4]
+        );
     }
 }

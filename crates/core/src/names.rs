@@ -58,7 +58,11 @@ impl FromStr for CollectionName {
         let valid = (1..=COLLECTION_NAME_BYTES_MAX).contains(&text.len())
             && !text.starts_with('-')
             && text.bytes().all(letters);
-        if valid { Ok(Self(text.to_owned())) } else { Err(NameError::Collection(text.to_owned())) }
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(NameError::Collection(text.to_owned()))
+        }
     }
 }
 
@@ -151,8 +155,17 @@ mod tests {
             assert!(good.parse::<DocumentId>().is_ok(), "{good}");
         }
         assert_eq!("".parse::<DocumentId>(), Err(NameError::DocumentEmpty));
-        assert_eq!("x".repeat(513).parse::<DocumentId>(), Err(NameError::DocumentTooLong(513)));
-        assert!(matches!("a\nb".parse::<DocumentId>(), Err(NameError::DocumentControl { offset: 1, .. })));
-        assert!(matches!("a\u{85}".parse::<DocumentId>(), Err(NameError::DocumentControl { offset: 1, .. })));
+        assert_eq!(
+            "x".repeat(513).parse::<DocumentId>(),
+            Err(NameError::DocumentTooLong(513))
+        );
+        assert!(matches!(
+            "a\nb".parse::<DocumentId>(),
+            Err(NameError::DocumentControl { offset: 1, .. })
+        ));
+        assert!(matches!(
+            "a\u{85}".parse::<DocumentId>(),
+            Err(NameError::DocumentControl { offset: 1, .. })
+        ));
     }
 }

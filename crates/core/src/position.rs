@@ -32,7 +32,10 @@ pub enum PositionError {
 impl StreamIdentity {
     /// The position with this sequence in this stream.
     pub fn position(self, sequence: u64) -> Position {
-        Position { stream: self.prefix(), sequence }
+        Position {
+            stream: self.prefix(),
+            sequence,
+        }
     }
 
     /// The sequence of `position` when it is of this stream.
@@ -40,7 +43,10 @@ impl StreamIdentity {
         if position.stream == self.prefix() {
             return Ok(position.sequence);
         }
-        Err(PositionError::AnotherStream { position, expected: format!("{:08x}", self.prefix()) })
+        Err(PositionError::AnotherStream {
+            position,
+            expected: format!("{:08x}", self.prefix()),
+        })
     }
 
     fn prefix(self) -> u32 {
@@ -155,7 +161,16 @@ mod tests {
 
     #[test]
     fn what_is_no_position_is_refused() {
-        for bad in ["", "42", "1f0c9a3e", "1f0c9a3e-", "xyz-1", "1f0c9a3e-+1", "1f0c9a3e--1", "1f0c9a3e-1-2"] {
+        for bad in [
+            "",
+            "42",
+            "1f0c9a3e",
+            "1f0c9a3e-",
+            "xyz-1",
+            "1f0c9a3e-+1",
+            "1f0c9a3e--1",
+            "1f0c9a3e-1-2",
+        ] {
             assert!(bad.parse::<Position>().is_err(), "{bad}");
         }
     }

@@ -125,7 +125,9 @@ pub enum EngineError {
         source: std::io::Error,
     },
     /// An archive of rows that this software does not know.
-    #[error("rows file has format version {found} or its fields are others; this software reads version {ROWS_FORMAT_VERSION}")]
+    #[error(
+        "rows file has format version {found} or its fields are others; this software reads version {ROWS_FORMAT_VERSION}"
+    )]
     RowsVersion {
         /// The version in the file.
         found: u32,
@@ -188,7 +190,9 @@ pub enum EngineError {
 
 impl EngineError {
     pub(crate) fn rows(source: tantivy::TantivyError) -> Self {
-        Self::Rows { source: Box::new(source) }
+        Self::Rows {
+            source: Box::new(source),
+        }
     }
 }
 

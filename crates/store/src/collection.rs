@@ -40,7 +40,9 @@ pub async fn create(
     let reference = put_settings(store, collection, 1, settings).await?;
     let pointer = Pointer::first(collection.clone(), reference, nonce, now);
     let body = Body::Bytes(pointer.encode().into());
-    store.put(&keys::pointer(collection), body, Precondition::Absent).await?;
+    store
+        .put(&keys::pointer(collection), body, Precondition::Absent)
+        .await?;
     Ok(pointer)
 }
 
@@ -75,7 +77,10 @@ pub async fn settings(
     let key = keys::settings(collection, reference.version, &reference.digest);
     let bytes = checked(store, &key, &reference.digest).await?;
     let mistakes = |mistakes: Vec<_>| mistakes.iter().map(ToString::to_string).collect();
-    Settings::parse(&bytes).map_err(|found: Vec<_>| ReadError::Settings { key, mistakes: mistakes(found) })
+    Settings::parse(&bytes).map_err(|found: Vec<_>| ReadError::Settings {
+        key,
+        mistakes: mistakes(found),
+    })
 }
 
 /// Reads and checks the pointer; none when it still has the tag that the reader knows.
@@ -123,10 +128,16 @@ pub async fn dead_rows(store: &dyn Store, manifest: &Manifest) -> Result<Vec<Roa
             continue;
         };
         if !objects.contains_key(range.path.as_str()) {
-            objects.insert(&range.path, whole(store, &keys::object(&manifest.collection, &range.path)).await?);
+            objects.insert(
+                &range.path,
+                whole(store, &keys::object(&manifest.collection, &range.path)).await?,
+            );
         }
         let decoded = dead::decode(&objects[range.path.as_str()], range);
-        rows.push(decoded.map_err(|source| ReadError::Dead { segment: segment.id.to_string(), source })?);
+        rows.push(decoded.map_err(|source| ReadError::Dead {
+            segment: segment.id.to_string(),
+            source,
+        })?);
     }
     Ok(rows)
 }
@@ -134,7 +145,10 @@ pub async fn dead_rows(store: &dyn Store, manifest: &Manifest) -> Result<Vec<Roa
 /// Names of all collections, deleted ones among them until their name is free.
 pub async fn list(store: &dyn Store) -> Result<Vec<CollectionName>, StoreError> {
     let objects = list_all(store, "").await?;
-    Ok(objects.iter().filter_map(|object| keys::collection_of_pointer(&object.key)).collect())
+    Ok(objects
+        .iter()
+        .filter_map(|object| keys::collection_of_pointer(&object.key))
+        .collect())
 }
 
 /// A whole listing.
@@ -159,8 +173,12 @@ pub async fn newest_whole_manifest(
     let mut manifests = list_all(store, &keys::releases(collection)).await?;
     manifests.sort_by(|a, b| b.key.cmp(&a.key));
     for object in manifests {
-        let Ok(bytes) = whole(store, &object.key).await else { continue };
-        let Ok(manifest) = Manifest::decode(&bytes) else { continue };
+        let Ok(bytes) = whole(store, &object.key).await else {
+            continue;
+        };
+        let Ok(manifest) = Manifest::decode(&bytes) else {
+            continue;
+        };
         let problems = crate::fetch::verify_release(store, &manifest).await.problems;
         if problems.is_empty() {
             return Ok(Some((object.key, manifest)));
@@ -183,5 +201,9 @@ async fn checked(store: &dyn Store, key: &str, expected: &Digest) -> Result<Byte
     if found == *expected {
         return Ok(bytes);
     }
-    Err(ReadError::Digest { key: key.to_owned(), expected: *expected, found })
+    Err(ReadError::Digest {
+        key: key.to_owned(),
+        expected: *expected,
+        found,
+    })
 }

@@ -41,13 +41,19 @@ pub async fn swing(
             Step::Done(Outcome::Lost(refused)) => return Err(refused.into()),
             Step::Done(Outcome::Unknown) => return Err(CommitError::Unknown(key)),
             Step::Read => match collection::pointer(store, name).await {
-                Ok(seen) => Some(Reply::Pointer { pointer: Box::new(seen.pointer), tag: seen.tag.0 }),
+                Ok(seen) => Some(Reply::Pointer {
+                    pointer: Box::new(seen.pointer),
+                    tag: seen.tag.0,
+                }),
                 Err(ReadError::Store(StoreError::NoAnswer { .. } | StoreError::Io { .. })) => None,
                 Err(error) => return Err(error.into()),
             },
             Step::Write { body, tag } => {
                 wrote = true;
-                match store.put(&key, Body::Bytes(body.into()), Precondition::Matches(Tag(tag))).await {
+                match store
+                    .put(&key, Body::Bytes(body.into()), Precondition::Matches(Tag(tag)))
+                    .await
+                {
                     Ok(_) => Some(Reply::Written),
                     Err(StoreError::PreconditionFailed { .. }) => Some(Reply::PreconditionFailed),
                     Err(StoreError::NoAnswer { .. } | StoreError::Io { .. }) => Some(Reply::NoAnswer),
@@ -65,5 +71,9 @@ pub async fn swing(
             wait = (wait * 2).min(WAIT_MAX);
         }
     }
-    Err(if wrote { CommitError::Unknown(key) } else { StoreError::NoAnswer { key }.into() })
+    Err(if wrote {
+        CommitError::Unknown(key)
+    } else {
+        StoreError::NoAnswer { key }.into()
+    })
 }

@@ -34,7 +34,12 @@ pub struct FaultyStore {
 impl FaultyStore {
     /// Faults by `script` in front of `inner`.
     pub fn new(inner: Arc<dyn Store>, script: Box<Script>) -> Self {
-        Self { inner, script, calls: AtomicU64::new(0), crashed: AtomicU64::new(0) }
+        Self {
+            inner,
+            script,
+            calls: AtomicU64::new(0),
+            crashed: AtomicU64::new(0),
+        }
     }
 
     /// Calls so far.
@@ -66,25 +71,41 @@ impl Store for FaultyStore {
     async fn get(&self, key: &str, if_none_match: Option<&Tag>) -> Result<Get, StoreError> {
         let lost = self.fault(key, false)?;
         let result = self.inner.get(key, if_none_match).await;
-        if lost { Err(StoreError::NoAnswer { key: key.to_owned() }) } else { result }
+        if lost {
+            Err(StoreError::NoAnswer { key: key.to_owned() })
+        } else {
+            result
+        }
     }
 
     async fn put(&self, key: &str, body: Body, precondition: Precondition) -> Result<Tag, StoreError> {
         let lost = self.fault(key, true)?;
         let result = self.inner.put(key, body, precondition).await;
-        if lost { Err(StoreError::NoAnswer { key: key.to_owned() }) } else { result }
+        if lost {
+            Err(StoreError::NoAnswer { key: key.to_owned() })
+        } else {
+            result
+        }
     }
 
     async fn list(&self, prefix: &str, start_after: Option<&str>, limit: usize) -> Result<Vec<ObjectMeta>, StoreError> {
         let lost = self.fault(prefix, false)?;
         let result = self.inner.list(prefix, start_after, limit).await;
-        if lost { Err(StoreError::NoAnswer { key: prefix.to_owned() }) } else { result }
+        if lost {
+            Err(StoreError::NoAnswer { key: prefix.to_owned() })
+        } else {
+            result
+        }
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
         let lost = self.fault(key, true)?;
         let result = self.inner.delete(key).await;
-        if lost { Err(StoreError::NoAnswer { key: key.to_owned() }) } else { result }
+        if lost {
+            Err(StoreError::NoAnswer { key: key.to_owned() })
+        } else {
+            result
+        }
     }
 
     fn local_path(&self, key: &str) -> Option<PathBuf> {

@@ -46,12 +46,18 @@ impl VerifiedFiles {
         entry: &FileEntry,
     ) -> Result<PathBuf, ReadError> {
         let key = keys::object(collection, &entry.path);
-        let path = store.local_path(&key).ok_or_else(|| ReadError::NotLocal { key: key.clone() })?;
+        let path = store
+            .local_path(&key)
+            .ok_or_else(|| ReadError::NotLocal { key: key.clone() })?;
         let (this, entry, checked) = (self.clone(), entry.clone(), path.clone());
         let work = tokio::task::spawn_blocking(move || this.check(&key, &checked, &entry));
         match work.await {
             Ok(result) => result.map(|()| path),
-            Err(error) => Err(StoreError::Io { key: String::new(), source: io::Error::other(error) }.into()),
+            Err(error) => Err(StoreError::Io {
+                key: String::new(),
+                source: io::Error::other(error),
+            }
+            .into()),
         }
     }
 
@@ -64,16 +70,29 @@ impl VerifiedFiles {
         let failed = |source| StoreError::of(key, source);
         let meta = fs::metadata(path).map_err(failed)?;
         let modified = meta.mtime() * 1_000_000_000 + meta.mtime_nsec();
-        let now = Seen { digest: entry.digest, inode: meta.ino(), bytes: meta.len(), modified };
+        let now = Seen {
+            digest: entry.digest,
+            inode: meta.ino(),
+            bytes: meta.len(),
+            modified,
+        };
         if self.lock().get(path) == Some(&now) {
             return Ok(());
         }
         if meta.len() != entry.bytes {
-            return Err(ReadError::Length { key: key.to_owned(), expected: entry.bytes, found: meta.len() });
+            return Err(ReadError::Length {
+                key: key.to_owned(),
+                expected: entry.bytes,
+                found: meta.len(),
+            });
         }
         let found = digest_of_file(path).map_err(failed)?;
         if found != entry.digest {
-            return Err(ReadError::Digest { key: key.to_owned(), expected: entry.digest, found });
+            return Err(ReadError::Digest {
+                key: key.to_owned(),
+                expected: entry.digest,
+                found,
+            });
         }
         self.lock().insert(path.to_owned(), now);
         Ok(())
@@ -138,4 +157,3 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
-

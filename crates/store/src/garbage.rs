@@ -33,7 +33,10 @@ impl Collector {
             .into_iter()
             .filter_map(|object| {
                 let key = object.key.strip_prefix(&folder)?.to_owned();
-                Some(Listed { key, modified: object.modified })
+                Some(Listed {
+                    key,
+                    modified: object.modified,
+                })
             })
             .collect();
         let pointer = collection::pointer(store, name).await?.pointer;
@@ -45,12 +48,14 @@ impl Collector {
         for reference in &manifests {
             if !self.needs.contains_key(&reference.path) {
                 let manifest = collection::manifest(store, name, reference).await?;
-                self.needs.insert(reference.path.clone(), keys_of(&manifest).map(str::to_owned).collect());
+                self.needs
+                    .insert(reference.path.clone(), keys_of(&manifest).map(str::to_owned).collect());
             }
             needed.insert(reference.path.clone());
             needed.extend(self.needs[&reference.path].iter().cloned());
         }
-        self.needs.retain(|path, _| manifests.iter().any(|reference| reference.path == *path));
+        self.needs
+            .retain(|path, _| manifests.iter().any(|reference| reference.path == *path));
         let gone = garbage(&listing, &needed, being_written, now, GRACE_NS);
         for key in &gone {
             store.delete(&keys::object(name, key)).await?;

@@ -38,7 +38,10 @@ pub async fn publish(
         put_bytes(store, &keys::object(collection, path), bytes.clone().into()).await?;
     }
     let (path, bytes) = (manifest.path(&publication.nonce), Bytes::from(manifest.encode()));
-    let reference = ManifestReference { path, digest: Digest::of(&bytes) };
+    let reference = ManifestReference {
+        path,
+        digest: Digest::of(&bytes),
+    };
     put_bytes(store, &keys::object(collection, &reference.path), bytes).await?;
     let release = KeptRelease {
         generation: manifest.generation,

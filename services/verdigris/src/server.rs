@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use prometheus::Registry;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
 use verdigris_bus::{Bus, SqliteBus, SqliteOptions};
@@ -56,23 +57,49 @@ pub(crate) struct Running {
     _folder: Folder,
 }
 
+/// What the roles of a process share.
+struct Parts {
+    store: Arc<dyn Store>,
+    bus: Arc<dyn Bus>,
+    opener: Arc<dyn OpenRelease>,
+    embedders: Arc<Embedders>,
+    clock: Clock,
+    threads: usize,
+}
+
+fn parts(folder: &Folder, models: PathBuf) -> anyhow::Result<Parts> {
+    let clock = Clock::system();
+    let store: Arc<dyn Store> = Arc::new(DirectoryStore::open(&folder.store())?);
+    let of_bus = clock.clone();
+    let options = SqliteOptions::default();
+    let bus = SqliteBus::open(&folder.bus(), options, Arc::new(move || of_bus.now_ns()))?;
+    let opener = Arc::new(Opener::new(store.clone()));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let cache = EmbeddingCache::open(&folder.cache().join("embeddings.sqlite"), CACHE_VECTORS_MAX);
+    let cache = cache.context("the embedding cache cannot be opened")?;
+    let embedders = Arc::new(Embedders::new(models, threads, Some(Arc::new(cache))));
+    let bus: Arc<dyn Bus> = Arc::new(bus);
+    Ok(Parts {
+        store,
+        bus,
+        opener,
+        embedders,
+        clock,
+        threads,
+    })
+}
+
 /// Starts all roles and serves gRPC on `listener`.
 pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks) -> anyhow::Result<Running> {
-    let clock = Clock::system();
+    let Parts {
+        store,
+        bus,
+        opener,
+        embedders,
+        clock,
+        threads,
+    } = parts(&start.folder, start.models)?;
     let instance = format!("up/{}-{:x}", std::process::id(), clock.now_ns());
-    let store: Arc<dyn Store> = Arc::new(DirectoryStore::open(&start.folder.store())?);
-    let bus_clock = clock.clone();
-    let bus = SqliteBus::open(
-        &start.folder.bus(),
-        SqliteOptions::default(),
-        Arc::new(move || bus_clock.now_ns()),
-    )?;
-    let bus: Arc<dyn Bus> = Arc::new(bus);
-    let opener: Arc<dyn OpenRelease> = Arc::new(Opener::new(store.clone()));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let cache = EmbeddingCache::open(&start.folder.cache().join("embeddings.sqlite"), CACHE_VECTORS_MAX);
-    let cache = cache.context("the embedding cache cannot be opened")?;
-    let embedders = Arc::new(Embedders::new(start.models, threads, Some(Arc::new(cache))));
     let deps = IndexerDeps {
         store: store.clone(),
         bus,
@@ -127,17 +154,19 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         .announce(Some(grpc))
         .context("the lock file cannot be written")?;
     let token = tasks.token();
-    tasks.spawn("gRPC server", async move {
-        let drained = server.serve(listener, token).await?;
-        if drained.cut > 0 {
-            tracing::warn!(cut = drained.cut, "connections were cut when the drain's time was over");
-        }
-        Ok(())
-    });
+    tasks.spawn("gRPC server", serve(server, listener, token));
     Ok(Running {
         grpc,
         _folder: start.folder,
     })
+}
+
+async fn serve(server: Server, listener: TcpListener, token: CancellationToken) -> anyhow::Result<()> {
+    let drained = server.serve(listener, token).await?;
+    if drained.cut > 0 {
+        tracing::warn!(cut = drained.cut, "connections were cut when the drain's time was over");
+    }
+    Ok(())
 }
 
 fn guard(registry: &Registry, tokens: Tokens, concurrent_calls: usize) -> anyhow::Result<GuardLayer> {

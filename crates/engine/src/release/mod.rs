@@ -69,7 +69,11 @@ impl Release {
     /// A release without segments, before the first publish.
     pub fn empty(manifest: Arc<Manifest>) -> Self {
         assert!(manifest.segments.is_empty(), "a release with segments is opened");
-        Self { manifest, segments: Vec::new(), stats: WordsStats::default() }
+        Self {
+            manifest,
+            segments: Vec::new(),
+            stats: WordsStats::default(),
+        }
     }
 
     /// The manifest.
@@ -145,11 +149,7 @@ impl ReleaseSegment {
             let dead = DenseBitmap::from_roaring(&dead, rows);
             DenseBitmap::full(rows).and_not(&dead)
         });
-        Self {
-            segment,
-            dead,
-            alive,
-        }
+        Self { segment, dead, alive }
     }
 
     pub(crate) fn alive(&self) -> Option<&DenseBitmap> {

@@ -19,7 +19,12 @@ pub(super) struct TagParts(String);
 impl TagParts {
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let meta = file.metadata()?;
-        Ok(Self(format!("{:x}-{:x}-{:x}", meta.ino(), meta.mtime_nsec() + meta.mtime() * 1_000_000_000, meta.len())))
+        Ok(Self(format!(
+            "{:x}-{:x}-{:x}",
+            meta.ino(),
+            meta.mtime_nsec() + meta.mtime() * 1_000_000_000,
+            meta.len()
+        )))
     }
 
     pub(super) fn is_of(&self, tag: &Tag) -> bool {
@@ -61,8 +66,14 @@ pub(super) fn write(path: &Path, body: Body, root: &Path) -> io::Result<Tag> {
             rustix::fs::futimens(
                 &file,
                 &rustix::fs::Timestamps {
-                    last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
-                    last_modification: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
+                    last_access: rustix::fs::Timespec {
+                        tv_sec: 0,
+                        tv_nsec: rustix::fs::UTIME_OMIT,
+                    },
+                    last_modification: rustix::fs::Timespec {
+                        tv_sec: 0,
+                        tv_nsec: rustix::fs::UTIME_NOW,
+                    },
                 },
             )?;
             file.sync_all()?;
@@ -122,8 +133,15 @@ fn walk(folder: &Path, key: &str, prefix: &str, found: &mut Vec<ObjectMeta>) -> 
                 walk(&entry.path(), &key, prefix, found)?;
             }
         } else if key.starts_with(prefix) {
-            let modified = meta.modified()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
-            found.push(ObjectMeta { key, bytes: meta.len(), modified: Timestamp(modified) });
+            let modified = meta
+                .modified()?
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_nanos() as i64);
+            found.push(ObjectMeta {
+                key,
+                bytes: meta.len(),
+                modified: Timestamp(modified),
+            });
         }
     }
     Ok(())

@@ -48,7 +48,11 @@ impl DirectoryStore {
         match fs::read_to_string(&marker) {
             Ok(found) if found.trim() == FORMAT => {}
             Ok(found) => {
-                return Err(StoreError::Format { path: shown, found: found.trim().to_owned(), known: FORMAT.to_owned() });
+                return Err(StoreError::Format {
+                    path: shown,
+                    found: found.trim().to_owned(),
+                    known: FORMAT.to_owned(),
+                });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && (new || is_only_ours(root)) => {
                 fs::write(&marker, format!("{FORMAT}\n")).map_err(failed)?;
@@ -58,7 +62,12 @@ impl DirectoryStore {
         }
         sweep(&root.join(TEMPORARY)).map_err(failed)?;
         let root = root.canonicalize().map_err(failed)?;
-        Ok(Self { inner: Arc::new(Inner { root, counter: AtomicU64::new(0) }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                root,
+                counter: AtomicU64::new(0),
+            }),
+        })
     }
 
     async fn blocking<T: Send + 'static>(
@@ -68,7 +77,10 @@ impl DirectoryStore {
         let inner = self.inner.clone();
         match tokio::task::spawn_blocking(move || work(&inner)).await {
             Ok(result) => result,
-            Err(error) => Err(StoreError::Io { key: String::new(), source: io::Error::other(error) }),
+            Err(error) => Err(StoreError::Io {
+                key: String::new(),
+                source: io::Error::other(error),
+            }),
         }
     }
 }
@@ -109,12 +121,18 @@ impl Inner {
 
     fn temporary(&self) -> PathBuf {
         let n = self.counter.fetch_add(1, Ordering::Relaxed);
-        self.root.join(TEMPORARY).join(format!("{}-{n}-{:08x}", std::process::id(), rand::random::<u32>()))
+        self.root
+            .join(TEMPORARY)
+            .join(format!("{}-{n}-{:08x}", std::process::id(), rand::random::<u32>()))
     }
 
     /// Holds the lock of the whole store, between processes too, until the file is dropped.
     fn lock(&self, key: &str) -> Result<File, StoreError> {
-        let file = File::options().create(true).write(true).truncate(false).open(self.root.join(LOCK));
+        let file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(self.root.join(LOCK));
         let file = file.map_err(|source| StoreError::of(key, source))?;
         file.lock().map_err(|source| StoreError::of(key, source))?;
         Ok(file)
@@ -128,7 +146,10 @@ impl Inner {
             return Ok(Get::NotModified);
         }
         let (bytes, tag) = files::read(&file).map_err(failed)?;
-        Ok(Get::Found { bytes: bytes.into(), tag })
+        Ok(Get::Found {
+            bytes: bytes.into(),
+            tag,
+        })
     }
 
     fn put(&self, key: &str, body: Body, precondition: &Precondition) -> Result<Tag, StoreError> {

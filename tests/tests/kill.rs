@@ -1,0 +1,80 @@
+//! The real process killed at random moments: what it acknowledged stays, and nothing stays lying about.
+
+use std::collections::hash_map::RandomState;
+use std::fmt::Write as _;
+use std::hash::BuildHasher;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Signal, kill_process};
+use verdigris_tests::process::Folder;
+
+/// Kills of one run.
+const KILLS: u64 = 6;
+/// Documents of a batch that no other batch touches.
+const BATCH: u64 = 10;
+
+fn batch(number: u64) -> String {
+    let mut lines = format!("{{\"id\":\"shared\",\"title\":\"shared\",\"count\":{number}}}\n");
+    for at in 0..BATCH {
+        writeln!(
+            lines,
+            "{{\"id\":\"d-{number}-{at}\",\"title\":\"thing {number} {at}\"}}"
+        )
+        .unwrap();
+    }
+    lines
+}
+
+#[test]
+fn what_was_accepted_before_a_kill_is_in_the_answers_after_it() {
+    let seed = RandomState::new().hash_one("kill");
+    println!("seed {seed}");
+    let folder = Folder::new();
+    let mut number = 0;
+    for round in 0..KILLS {
+        let mut server = folder.up();
+        if round == 0 {
+            folder.create_collection();
+        }
+        let pid = server.pid();
+        let pause = 20 + (seed >> (8 * round)) % 700;
+        let killer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(pause));
+            kill_process(pid, Signal::KILL).unwrap();
+        });
+        loop {
+            let file = folder.file("batch.jsonl", &batch(number));
+            let answer = folder.run(&["--server", &server.url, "ingest", &file]);
+            if answer.code != 0 {
+                assert_eq!(answer.code, 1, "only the kill ends a batch: {}", answer.text);
+                break;
+            }
+            number += 1;
+        }
+        killer.join().unwrap();
+        server.wait();
+    }
+    let mut server = folder.up();
+    let last = folder.file("batch.jsonl", &batch(number));
+    let told = folder.run(&["ingest", &last, "--wait"]).with_code(0);
+    let position = told["position"].as_str().unwrap();
+    for batch in 0..=number {
+        for at in 0..BATCH {
+            let id = format!("d-{batch}-{at}");
+            let held = folder.run(&["get", &id, "--min-position", position]).with_code(0);
+            assert_eq!(held["document"]["title"], format!("thing {batch} {at}"), "seed {seed}");
+        }
+    }
+    let shared = folder.run(&["get", "shared", "--min-position", position]).with_code(0);
+    assert_eq!(shared["document"]["count"], number, "seed {seed}");
+    let letters = folder.run(&["dead-letters", "list"]);
+    assert!(!letters.text.contains("\"reason\""), "{}", letters.text);
+    assert_eq!(server.stop().code(), Some(0));
+    assert_eq!(folder.files("scratch"), Vec::<std::path::PathBuf>::new(), "seed {seed}");
+    assert_eq!(
+        folder.files("store/.tmp"),
+        Vec::<std::path::PathBuf>::new(),
+        "seed {seed}"
+    );
+}

@@ -1,0 +1,96 @@
+//! Changes, starts and stops as a script sees them: answers and exit codes of the real executable.
+
+use std::net::TcpListener;
+
+use verdigris_tests::process::Folder;
+
+const CATALOG: &str = concat!(
+    "{\"id\":\"KT-1/A\",\"title\":\"cordless drill\",\"price\":89}\n",
+    "{\"id\":\"KT-2\",\"title\":\"garden hose\",\"price\":20}\n",
+    "{\"id\":\"KT-3\",\"title\":\"desk lamp\",\"price\":35}\n",
+);
+
+fn event(kind: &str, id: &str, time: &str, data: &str) -> String {
+    format!(
+        "{{\"specversion\":\"1.0\",\"id\":\"e\",\"source\":\"test\",\"type\":\"dev.verdigris.document.{kind}.v1\",\
+         \"subject\":\"{id}\",\"time\":\"{time}\",\"data\":{data}}}\n"
+    )
+}
+
+#[test]
+fn changes_are_in_the_answers_at_the_position_that_was_told() {
+    let folder = Folder::new();
+    let _server = folder.up();
+    folder.create_collection();
+    let file = folder.file("catalog.jsonl", CATALOG);
+    let told = folder.run(&["ingest", &file, "--wait"]).with_code(0);
+    assert_eq!((&told["accepted"], &told["applied"]), (&3.into(), &3.into()));
+
+    let told = folder
+        .run(&["patch", "KT-1/A", r#"{"price":1.5}"#, "--wait"])
+        .with_code(0);
+    let position = told["position"].as_str().unwrap();
+    let held = folder.run(&["get", "KT-1/A", "--min-position", position]).with_code(0);
+    assert_eq!(held["document"]["price"], 1.5);
+    assert_eq!(held["document"]["title"], "cordless drill");
+
+    let added = folder.file("new.jsonl", "{\"id\":\"NEW-9\",\"title\":\"submersible pump\"}\n");
+    let told = folder.run(&["ingest", &added, "--wait"]).with_code(0);
+    let position = told["position"].as_str().unwrap();
+    let found = folder.run(&["search", "submersible", "--mode", "words", "--min-position", position]);
+    assert_eq!(found.with_code(0)["hits"][0]["id"], "NEW-9");
+
+    let told = folder.run(&["delete", "NEW-9", "--wait"]).with_code(0);
+    let position = told["position"].as_str().unwrap();
+    let gone = folder.run(&["get", "NEW-9", "--min-position", position]);
+    assert_eq!((gone.code, gone.reason()), (1, "DOCUMENT_NOT_FOUND"), "{}", gone.text);
+    let found = folder.run(&["search", "submersible", "--mode", "words", "--min-position", position]);
+    assert_eq!(found.with_code(0)["hits"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn stale_and_repeated_events_change_nothing() {
+    let folder = Folder::new();
+    let _server = folder.up();
+    folder.create_collection();
+    let newer = event("upsert", "a", "2024-05-02T00:00:00Z", r#"{"title":"newer"}"#);
+    let older = event("upsert", "a", "2024-05-01T00:00:00Z", r#"{"title":"older"}"#);
+    let file = folder.file("newer.jsonl", &newer);
+    let told = folder.run(&["ingest", &file, "--wait"]).with_code(0);
+    assert_eq!(told["applied"], 1);
+    for lines in [&newer, &older] {
+        let file = folder.file("again.jsonl", lines);
+        let told = folder.run(&["ingest", &file, "--wait"]).with_code(0);
+        assert_eq!(told["applied"], 0, "{told}");
+        let position = told["position"].as_str().unwrap();
+        let held = folder.run(&["get", "a", "--min-position", position]).with_code(0);
+        assert_eq!(held["document"]["title"], "newer");
+    }
+}
+
+#[test]
+fn a_second_server_and_a_taken_port_are_refused_with_their_reason() {
+    let folder = Folder::new();
+    let mut server = folder.up();
+    let refused = folder.try_up("127.0.0.1:0").unwrap_err();
+    assert!(refused.contains("is in use by process"), "{refused}");
+    assert_eq!(server.stop().code(), Some(0));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let refused = folder.try_up(&address).unwrap_err();
+    assert!(refused.contains(&address) && refused.contains("in use"), "{refused}");
+}
+
+#[test]
+fn commands_work_with_a_server_and_without_one() {
+    let folder = Folder::new();
+    folder.create_collection();
+    let file = folder.file("catalog.jsonl", CATALOG);
+    let _told = folder.run(&["ingest", &file, "--wait"]).with_code(0);
+    let held = folder.run(&["get", "KT-2"]).with_code(0);
+    let mut server = folder.up();
+    let served = folder.run(&["get", "KT-2"]).with_code(0);
+    assert_eq!(held["document"], served["document"]);
+    assert_eq!(server.stop().code(), Some(0));
+    assert_eq!(folder.run(&["get", "KT-2"]).with_code(0)["document"], held["document"]);
+}
