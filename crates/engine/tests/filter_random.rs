@@ -17,7 +17,7 @@ use serde_json::{Map, Number, Value};
 use verdigris_engine::filter::Filter;
 
 /// Keys with a meaning in filters or in Tantivy among them; few, so that paths meet.
-const KEYS: [&str; 6] = ["a", "b", "c d", "e.f", "AND", "x\u{1}y"];
+const KEYS: [&str; 5] = ["a", "c d", "e.f", "AND", "x\u{1}y"];
 /// Few texts and numbers, so that comparisons meet, and those where mistakes are near.
 const TEXTS: [&str; 16] = [
     "",
@@ -37,26 +37,19 @@ const TEXTS: [&str; 16] = [
     "\"q\"\\",
     "9007199254740993",
 ];
-const NUMBERS: [&str; 20] = [
+const NUMBERS: [&str; 13] = [
     "0",
     "-0.0",
     "1",
     "1.0",
-    "-1",
     "2.5",
     "-2.5",
-    "20",
-    "20.0",
-    "9007199254740992",
     "9007199254740992.0",
     "9007199254740993",
     "9223372036854775807",
     "9223372036854775808",
-    "-9223372036854775808",
     "18446744073709551615",
-    "1e19",
     "1e30",
-    "-1e30",
     "0.1",
 ];
 
@@ -109,14 +102,15 @@ fn tree() -> impl Strategy<Value = Tree> {
 }
 
 fn test() -> impl Strategy<Value = Tree> {
-    let path = prop::collection::vec(prop::sample::select(&KEYS[..]).prop_map(str::to_owned), 1..4);
+    let key = prop::sample::select(&KEYS[..]).prop_map(str::to_owned);
+    let path = prop_oneof![3 => prop::collection::vec(key.clone(), 1), 1 => prop::collection::vec(key, 2..4)];
     let text = prop::sample::select(&TEXTS[..]).prop_map(str::to_owned);
     let bare = prop_oneof![
         prop::sample::select(&NUMBERS[..]).prop_map(str::to_owned),
         prop::sample::select(&["red", "true", "false", "20", "2024-05-01", "2024-05-01T00:00:00Z"][..])
             .prop_map(str::to_owned),
     ];
-    let key = prop::sample::select(&["a", "b", "AND"][..]).prop_map(|key| Wanted::Quoted(key.to_owned()));
+    let key = prop::sample::select(&["a", "c d", "AND"][..]).prop_map(|key| Wanted::Quoted(key.to_owned()));
     let exact = prop_oneof![bare.prop_map(Wanted::Bare), text.clone().prop_map(Wanted::Quoted)];
     let pattern = (any::<bool>(), text, any::<bool>())
         .prop_filter("a star and a text", |(before, text, after)| {
@@ -317,7 +311,7 @@ fn compare_numbers(a: &str, b: &str) -> Ordering {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(160) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
     #[test]
     fn filters_let_through_what_a_plain_evaluator_lets_through(
         documents in prop::collection::vec(object(value()), 1..40),

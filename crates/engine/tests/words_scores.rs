@@ -171,7 +171,7 @@ fn near(a: f32, b: f32) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
     #[test]
     fn scores_over_segments_with_dead_rows_are_those_of_the_formula_and_of_one_rebuilt_segment(
         documents in prop::collection::vec(document(), 1..120),
