@@ -85,9 +85,12 @@ pub struct WriterClaim {
     /// Whether it said goodbye.
     #[serde(default)]
     pub stopped_cleanly: bool,
-    /// How many times in a row a writer ended without a goodbye while `trying` was set.
+    /// How many times in a row a writer ended without a goodbye.
     #[serde(default)]
     pub unclean_ends: u32,
+    /// In how many lives of the process the event in `trying` was named: an end before it was touched does not count.
+    #[serde(default)]
+    pub tries: u32,
     /// The event that is being touched singly, after an unclean end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trying: Option<Position>,
@@ -351,17 +354,18 @@ impl Pointer {
     pub fn claim(&self, id: &str, nonce: String, now: Timestamp) -> Result<Self, EditRefused> {
         self.check_deleted()?;
         let mut next = self.next(nonce, now);
-        let (epoch, unclean_ends, trying) = match &self.writer {
-            None => (1, 0, None),
+        let (epoch, unclean_ends, tries, trying) = match &self.writer {
+            None => (1, 0, 0, None),
             // The same process begins again after an error: that was no end.
-            Some(writer) if writer.stopped_cleanly || writer.id == id => (writer.epoch + 1, 0, None),
-            Some(writer) => (writer.epoch + 1, writer.unclean_ends + 1, writer.trying),
+            Some(writer) if writer.stopped_cleanly || writer.id == id => (writer.epoch + 1, 0, 0, None),
+            Some(writer) => (writer.epoch + 1, writer.unclean_ends + 1, writer.tries, writer.trying),
         };
         next.writer = Some(WriterClaim {
             id: id.to_owned(),
             epoch,
             stopped_cleanly: false,
             unclean_ends,
+            tries,
             trying,
         });
         Ok(next)
@@ -373,11 +377,7 @@ impl Pointer {
         let mut next = self.next(nonce, now);
         if let Some(writer) = &mut next.writer {
             // Another event than the one that ended the process before: that one is past.
-            writer.unclean_ends = if writer.trying == Some(event) {
-                writer.unclean_ends
-            } else {
-                0
-            };
+            writer.tries = if writer.trying == Some(event) { writer.tries + 1 } else { 1 };
             writer.trying = Some(event);
         }
         Ok(next)
@@ -448,6 +448,7 @@ impl Pointer {
         if let Some(writer) = &mut next.writer {
             writer.stopped_cleanly = true;
             writer.unclean_ends = 0;
+            writer.tries = 0;
             writer.trying = None;
         }
         Ok(next)
@@ -540,6 +541,21 @@ mod tests {
             let same_meaning = serde_json::from_slice::<Value>(&damaged).ok() == serde_json::from_slice(&bytes).ok();
             assert!(same_meaning || Pointer::decode(&damaged).is_err(), "byte {n}");
         }
+    }
+
+    #[test]
+    fn an_event_is_blamed_only_for_the_lives_in_which_it_was_named() {
+        let event = crate::position::StreamIdentity(1).position(7);
+        let claimed = |pointer: &Pointer, id: &str| pointer.claim(id, format!("c{id}"), Timestamp(1)).expect("a turn");
+        let tries = |pointer: &Pointer| pointer.writer.as_ref().map(|writer| (writer.unclean_ends, writer.tries));
+        let first = claimed(&pointer(), "a").try_event(1, event, "t1".to_owned(), Timestamp(1)).expect("its turn");
+        // Two ends at the start of the next lives, before the event was touched again.
+        let later = claimed(&claimed(&first, "b"), "c");
+        assert_eq!(tries(&later), Some((2, 1)));
+        let again = later.try_event(3, event, "t2".to_owned(), Timestamp(1)).expect("its turn");
+        assert_eq!(tries(&claimed(&again, "d")), Some((3, 2)));
+        let other = crate::position::StreamIdentity(1).position(8);
+        assert_eq!(tries(&again.try_event(3, other, "t3".to_owned(), Timestamp(1)).expect("its turn")), Some((2, 1)));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use verdigris_store::{CommitError, collection as objects, commit, fetch};
 use crate::error::{chain, reason_of_store};
 use crate::ingest::{accept, name_of, settings_of, status_of_bus, status_of_read};
 use crate::resync::Resync;
+use crate::shown::{parsed_settings, position_of, reason_word, replayed, shown_letter, status_of_commit};
 use crate::{Command, Indexer, dead_letters};
 
 /// Dead letters of one page.
@@ -153,53 +154,6 @@ impl AdminRpc {
             }
             (None, None) => Err(Reason::InvalidArgument.status("there is no event in it")),
         }
-    }
-}
-
-fn position_of(manifest: &Manifest) -> String {
-    manifest
-        .checkpoint
-        .stream
-        .position(manifest.checkpoint.sequence)
-        .to_string()
-}
-
-fn reason_word(reason: &PublishReason) -> &'static str {
-    match reason {
-        PublishReason::Publish => "publish",
-        PublishReason::Merge => "merge",
-        PublishReason::Rebuild => "rebuild",
-        PublishReason::Settings => "settings",
-        PublishReason::Resync { .. } => "resync",
-        PublishReason::Rollback { .. } => "rollback",
-    }
-}
-
-fn parsed_settings(json: &str) -> Result<CollectionSettings, Status> {
-    CollectionSettings::parse(json.as_bytes()).map_err(|mistakes| {
-        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-        Reason::InvalidSettings.status(lines.join("; "))
-    })
-}
-
-fn status_of_commit(error: &CommitError) -> Status {
-    let reason = match error {
-        CommitError::Store(error) => reason_of_store(error),
-        CommitError::Read(error) => crate::error::reason_of_read(error),
-        CommitError::Refused(_) => Reason::CollectionDeleted,
-        CommitError::Unknown(_) => Reason::StoreUnavailable,
-    };
-    reason.status(chain(error))
-}
-
-fn shown_letter(letter: &Letter, payload: Vec<u8>) -> DeadLetter {
-    DeadLetter {
-        position: letter.position.to_string(),
-        accepted_at: letter.accepted_at.to_string(),
-        set_aside_at: letter.set_aside_at.to_string(),
-        reason: letter.reason.clone(),
-        message: letter.message.clone(),
-        payload: payload.into(),
     }
 }
 
@@ -470,7 +424,8 @@ impl AdminService for AdminRpc {
                 )
             })?,
         };
-        if settings.revision == RevisionKind::EventTime && revision > self.indexer.deps().clock.now_ns() + AHEAD_NS_MAX {
+        if settings.revision == RevisionKind::EventTime && revision > self.indexer.deps().clock.now_ns() + AHEAD_NS_MAX
+        {
             let message = "the feed's time is more than five minutes ahead of now: its events would all be set aside";
             return Err(Reason::InvalidArgument.status_for_field("feed_time", message));
         }
@@ -534,14 +489,5 @@ impl AdminService for AdminRpc {
             answer.standstill_message = standstill.message;
         }
         Ok(Response::new(answer))
-    }
-}
-
-/// The event of a letter with the stamp that it had; one that cannot be read goes as it came.
-fn replayed(letter: &Letter, kind: RevisionKind) -> Bytes {
-    let payload = letter.payload_bytes();
-    match Event::parse(&payload) {
-        Ok(event) => event.pinned(kind, letter.accepted_at).to_payload().into(),
-        Err(_) => payload.into(),
     }
 }

@@ -1,5 +1,5 @@
 //! The indexer: events become releases. In reading order: `ingest` accepts, `window` consumes, `order` judges and folds,
-//! `embed`, `write_segment`, `collection` publishes and merges; `admin` answers people.
+//! `embed`, `write_segment`, `publish`; `turn` puts them together, `collection` repeats turns; `admin` answers people.
 //!
 //! It is the only writer of a collection's releases and the only collector of its garbage.
 #![forbid(unsafe_code)]
@@ -15,8 +15,11 @@ mod merge;
 pub mod metrics;
 mod order;
 pub mod progress;
+mod publish;
 mod resync;
+mod shown;
 pub mod status;
+mod turn;
 mod window;
 mod write_segment;
 

@@ -99,3 +99,20 @@ pub(crate) fn dead_rows(
         .collect();
     BTreeMap::from([(id.clone(), died_meanwhile(&merged.origins, &dead_now))])
 }
+
+/// Waits for the merge under way, for ever when there is none. A merge that did not succeed is logged and planned again
+/// with the next publish. Cancel safe: the work goes on, and its handle stays in place.
+pub(crate) async fn finished(merge: &mut Option<MergeJob>) -> (MergeJob, Merged) {
+    loop {
+        let Some(job) = merge else {
+            return std::future::pending().await;
+        };
+        let result = (&mut job.work).await;
+        let job = merge.take().unwrap_or_else(|| unreachable!("it was there just now"));
+        match result {
+            Ok(Ok(merged)) => return (job, merged),
+            Ok(Err(error)) => tracing::warn!("a merge did not succeed: {}", crate::error::chain(&error)),
+            Err(error) => tracing::warn!("a merge did not succeed: {error}"),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The seventh step of an event: files, manifest, swing; and the same for a merge.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tempfile::TempDir;
+use verdigris_core::edit::PublishEdit;
+use verdigris_core::garbage::GRACE_NS;
+use verdigris_core::manifest::{PublishReason, SegmentEntry};
+use verdigris_core::merge;
+use verdigris_core::pointer::Published as PublishedRelease;
+use verdigris_core::timestamp::Timestamp;
+use verdigris_engine::segment::merge::Merged;
+use verdigris_store::{commit, publish};
+
+use crate::error::IndexerError;
+use crate::merge::{MergeContext, MergeJob};
+use crate::progress::Published;
+use crate::turn::{Change, Turn, blocking};
+use crate::write_segment;
+
+impl Turn<'_> {
+    pub(crate) fn begin_merge(&mut self) -> Result<(), IndexerError> {
+        if self.merge.is_some() {
+            return Ok(());
+        }
+        let Some(plan) = merge::plan(&self.head.manifest().segments) else {
+            return Ok(());
+        };
+        let context = MergeContext {
+            scratch: self.deps.scratch.clone(),
+            id: ulid::Ulid::generate().into(),
+            index_type: self.settings.ann.index_type,
+            text: self.settings.text.clone(),
+            // A merge leaves a processor to the answers.
+            threads: 1,
+        };
+        let job = crate::merge::begin(&self.head, plan, context).map_err(IndexerError::Scratch)?;
+        self.merge = Some(job);
+        Ok(())
+    }
+
+    pub(crate) async fn commit_merge(&mut self, (job, merged): (MergeJob, Merged)) -> Result<(), IndexerError> {
+        let manifest = self.head.manifest().clone();
+        let dead = crate::merge::dead_rows(&self.head, &job.plan, &job.id, &merged);
+        let takes_base = job.plan.takes_base;
+        let mut change = self.unchanged(manifest.checkpoint.clone(), PublishReason::Merge);
+        let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
+        let written = bytes(&merged.written.paths.vectors) + bytes(&merged.written.paths.rows);
+        if takes_base {
+            change.stats.bytes_rebuilt += written
+        } else {
+            change.stats.bytes_merged += written
+        };
+        change.add_id = job.id;
+        change.remove = job.plan.segments;
+        change.dead = dead;
+        change.add = Some((merged.written, job.folder));
+        self.publish(change).await?;
+        let generation = self.head.manifest().generation;
+        self.handle.progress.begin(Published {
+            sequence: manifest.checkpoint.sequence,
+            generation,
+        });
+        Ok(())
+    }
+
+    pub(crate) async fn stop_merge(&mut self) {
+        if let Some(job) = self.merge.take() {
+            job.stop.store(true, Ordering::Relaxed);
+            // It ends at the next row; its result is of no use any more.
+            let _ = job.work.await;
+        }
+    }
+
+    pub(crate) async fn publish(&mut self, mut change: Change) -> Result<(), IndexerError> {
+        let began = std::time::Instant::now();
+        let id = change.add_id.clone();
+        let _being_written = self.handle.begin_writing(&id);
+        let Some((written, folder)) = change.add.take() else {
+            self.publish_edit(change, Vec::new(), Vec::new()).await?;
+            self.deps
+                .metrics
+                .published(self.name, self.head.manifest(), began.elapsed(), 0);
+            return Ok(());
+        };
+        let paths = written.paths.clone();
+        let entry = blocking(move || write_segment::entry(id, &written))
+            .await?
+            .map_err(IndexerError::Scratch)?;
+        let bytes = entry.bytes();
+        let files = vec![
+            (entry.files.vectors.path.clone(), paths.vectors),
+            (entry.files.rows.path.clone(), paths.rows),
+        ];
+        if change.reason == PublishReason::Publish {
+            change.stats.bytes_published += bytes;
+        }
+        self.publish_edit(change, vec![entry], files).await?;
+        drop(folder);
+        self.deps
+            .metrics
+            .published(self.name, self.head.manifest(), began.elapsed(), bytes);
+        Ok(())
+    }
+
+    pub(crate) async fn publish_edit(
+        &mut self,
+        change: Change,
+        add: Vec<SegmentEntry>,
+        files: Vec<(String, PathBuf)>,
+    ) -> Result<(), IndexerError> {
+        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let edit = PublishEdit {
+            generation: self.head.manifest().generation + 1,
+            created_at: now,
+            writer: self.instance.to_owned(),
+            nonce: nonce.clone(),
+            add,
+            remove: change.remove,
+            dead: change.dead,
+            content: change.content,
+            documents: change.documents,
+            checkpoint: change.checkpoint,
+            watermark: change.watermark,
+            settings: self.wanted_settings.clone(),
+            stats: change.stats,
+            reason: change.reason,
+        };
+        let edited = self.head.manifest().apply(edit)?;
+        let settings = self.wanted_settings.clone();
+        let publication = publish::Publication {
+            edited: &edited,
+            files,
+            nonce: nonce.clone(),
+        };
+        publish::publish(&*self.deps.store, self.name, publication, |pointer, release| {
+            let published = PublishedRelease {
+                release: release.clone(),
+                settings: settings.clone(),
+                grace_ns: GRACE_NS,
+            };
+            pointer.publish(epoch, &published, nonce.clone(), now)
+        })
+        .await?;
+        let previous = self.head.clone();
+        self.head = self
+            .deps
+            .opener
+            .open(Arc::new(edited.manifest), Some(&previous))
+            .await?;
+        Ok(())
+    }
+
+    pub(crate) async fn goodbye(&mut self) -> Result<(), IndexerError> {
+        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        commit::swing(&*self.deps.store, self.name, nonce.clone(), |p| {
+            p.goodbye(epoch, nonce.clone(), now)
+        })
+        .await?;
+        Ok(())
+    }
+
+    pub(crate) fn scratch(&self, prefix: &str) -> Result<TempDir, IndexerError> {
+        tempfile::Builder::new()
+            .prefix(prefix)
+            .tempdir_in(&self.deps.scratch)
+            .map_err(IndexerError::Scratch)
+    }
+}

@@ -1,0 +1,416 @@
+//! A turn as the writer: windows of events become releases, one after the other, until an error or the end.
+//!
+//! What a publish does to the store lies in `publish`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use roaring::RoaringBitmap;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use verdigris_bus::{BusEvent, facts};
+use verdigris_core::checkpoint::check_checkpoint;
+use verdigris_core::digest::ContentSum;
+use verdigris_core::manifest::{
+    Checkpoint, Genesis, LineageId, Manifest, PublishReason, SegmentId, SettingsReference, Stats,
+};
+use verdigris_core::names::CollectionName;
+use verdigris_core::pointer::EditRefused;
+use verdigris_core::position::StreamIdentity;
+use verdigris_core::settings::Settings;
+use verdigris_core::timestamp::Timestamp;
+use verdigris_embed::Embedder;
+use verdigris_engine::release::Release;
+use verdigris_engine::segment::write::{SegmentShape, WrittenSegment};
+use verdigris_store::{CommitError, collection as objects, commit};
+
+use crate::error::IndexerError;
+use crate::merge::{MergeJob, finished};
+use crate::order::{OrderContext, Ordered};
+use crate::progress::{OutcomeCounts, Published};
+use crate::window::{Caution, TRIAL_EVENTS, WindowContext, next_window};
+use crate::{Command, Handle, IndexerDeps, dead_letters, embed, order, write_segment};
+
+/// Lives of the process that ended with one event named, after which it is set aside.
+const TRIES_MAX: u32 = 2;
+
+/// A turn as the writer: from a claim of the pointer to an error or the end.
+pub(crate) struct Turn<'a> {
+    pub(crate) deps: &'a IndexerDeps,
+    pub(crate) name: &'a CollectionName,
+    pub(crate) handle: &'a Handle,
+    pub(crate) instance: &'a str,
+    pub(crate) epoch: u64,
+    pub(crate) settings: Settings,
+    pub(crate) wanted_settings: SettingsReference,
+    pub(crate) head: Arc<Release>,
+    pub(crate) embedder: Option<Arc<dyn Embedder>>,
+    pub(crate) caution: Caution,
+    pub(crate) crashed_at: Option<u64>,
+    pub(crate) merge: Option<MergeJob>,
+}
+
+/// What a publish changes, beside what follows from the head.
+pub(crate) struct Change {
+    pub(crate) add: Option<(WrittenSegment, TempDir)>,
+    pub(crate) add_id: SegmentId,
+    pub(crate) remove: Vec<SegmentId>,
+    pub(crate) dead: BTreeMap<SegmentId, RoaringBitmap>,
+    pub(crate) content: ContentSum,
+    pub(crate) documents: u64,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) watermark: Option<Timestamp>,
+    pub(crate) stats: Stats,
+    pub(crate) reason: PublishReason,
+}
+
+impl<'a> Turn<'a> {
+    pub(crate) async fn begin(
+        deps: &'a IndexerDeps,
+        name: &'a CollectionName,
+        handle: &'a Handle,
+        instance: &'a str,
+    ) -> Result<Self, IndexerError> {
+        let (store, now) = (&*deps.store, Timestamp(deps.clock.now_ns()));
+        let nonce = commit::nonce();
+        let pointer = commit::swing(store, name, nonce.clone(), |p| p.claim(instance, nonce.clone(), now)).await?;
+        let writer = pointer
+            .writer
+            .clone()
+            .unwrap_or_else(|| unreachable!("a claim names its writer"));
+        let settings = objects::settings(store, name, &pointer.settings).await?;
+        let identity = deps.embedders.identity(&settings.embedder)?;
+        let manifest = match &pointer.active {
+            Some(active) => objects::manifest(store, name, &active.manifest).await?,
+            None => Manifest::genesis(Genesis {
+                collection: name.clone(),
+                lineage: LineageId::from(ulid::Ulid::generate()),
+                metric: settings.metric,
+                embedder: identity.clone(),
+                settings: pointer.settings.clone(),
+                stream: deps.bus.open(name).await?,
+            }),
+        };
+        if manifest.embedder != identity {
+            let shown = |id: &verdigris_core::embedder::EmbedderIdentity| {
+                format!("{}/{} {}", id.provider, id.model, id.revision)
+            };
+            return Err(IndexerError::Embedder {
+                found: shown(&manifest.embedder),
+                expected: shown(&identity),
+            });
+        }
+        let manifest = Arc::new(manifest);
+        let head = match manifest.generation {
+            0 => Arc::new(Release::empty(manifest)),
+            _ => deps.opener.open(manifest, None).await?,
+        };
+        let trying = writer.trying.map(|position| position.sequence);
+        let crashed = writer.tries >= TRIES_MAX;
+        let checkpoint = &head.manifest().checkpoint;
+        handle.progress.begin(Published {
+            sequence: checkpoint.sequence,
+            generation: head.manifest().generation,
+        });
+        Ok(Self {
+            deps,
+            name,
+            handle,
+            instance,
+            epoch: writer.epoch,
+            wanted_settings: pointer.settings.clone(),
+            settings,
+            head,
+            embedder: None,
+            caution: if writer.unclean_ends > 0 {
+                Caution::Singly(TRIAL_EVENTS)
+            } else {
+                Caution::None
+            },
+            crashed_at: trying.filter(|_| crashed),
+            merge: None,
+        })
+    }
+
+    /// Whether the log is the one that the head was read from (I-15).
+    pub(crate) async fn check_stream(&self) -> Result<(), IndexerError> {
+        let checkpoint = &self.head.manifest().checkpoint;
+        self.deps.bus.open(self.name).await?;
+        check_checkpoint(
+            checkpoint,
+            &facts(&*self.deps.bus, self.name, checkpoint.sequence).await?,
+        )?;
+        Ok(())
+    }
+
+    pub(crate) async fn run(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        token: &CancellationToken,
+    ) -> Result<(), IndexerError> {
+        if self.head.manifest().generation > 0 && self.head.manifest().settings != self.wanted_settings {
+            self.publish_settings().await?;
+        }
+        loop {
+            self.begin_merge()?;
+            if self.handle.status.go_on() {
+                self.deps.metrics.standstill(self.name, false);
+                tracing::info!(collection = %self.name, "publishing goes on");
+            }
+            let context = WindowContext {
+                collection: self.name,
+                settings: &self.settings.window,
+                after: self.head.manifest().checkpoint.sequence,
+                first_build: self.head.manifest().generation == 0,
+                caution: self.caution,
+            };
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return Ok(()),
+                command = commands.recv() => match command {
+                    None => return Ok(()),
+                    Some(Command::Refresh) => self.refresh().await?,
+                    Some(Command::AdoptStream { done }) => {
+                        let stream = self.deps.bus.open(self.name).await?;
+                        let fits = stream == self.head.manifest().checkpoint.stream;
+                        let adopted = if fits { Ok(()) } else { self.adopt(stream).await };
+                        // The asker may have gone; the repair stands all the same.
+                        let _ = done.send(adopted);
+                    }
+                },
+                merged = finished(&mut self.merge) => self.commit_merge(merged).await?,
+                window = next_window(&*self.deps.bus, &self.deps.clock, &context) => {
+                    let window = window?;
+                    tokio::select! {
+                        () = token.cancelled() => return Ok(()),
+                        published = self.publish_window(window) => published?,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at the pointer again: settings may have changed, or the collection may be deleted.
+    pub(crate) async fn refresh(&mut self) -> Result<(), IndexerError> {
+        let pointer = objects::pointer(&*self.deps.store, self.name).await?.pointer;
+        if pointer.deleted_at.is_some() {
+            return Err(CommitError::Refused(EditRefused::Deleted(self.name.clone())).into());
+        }
+        if pointer.settings != self.wanted_settings {
+            self.settings = objects::settings(&*self.deps.store, self.name, &pointer.settings).await?;
+            self.wanted_settings = pointer.settings;
+            if self.head.manifest().generation > 0 {
+                self.publish_settings().await?;
+            } else {
+                self.begin_anew().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Before the first publish, new settings only change what the first release will be.
+    pub(crate) async fn begin_anew(&mut self) -> Result<(), IndexerError> {
+        self.embedder = None;
+        let genesis = Genesis {
+            collection: self.name.clone(),
+            lineage: self.head.manifest().lineage.clone(),
+            metric: self.settings.metric,
+            embedder: self.deps.embedders.identity(&self.settings.embedder)?,
+            settings: self.wanted_settings.clone(),
+            stream: self.head.manifest().checkpoint.stream,
+        };
+        self.head = Arc::new(Release::empty(Arc::new(Manifest::genesis(genesis))));
+        Ok(())
+    }
+
+    pub(crate) async fn publish_window(&mut self, window: Vec<BusEvent>) -> Result<(), IndexerError> {
+        let Some(last) = window.last() else { return Ok(()) };
+        let (first, last) = (window[0].sequence, last.clone());
+        let checkpoint = Checkpoint {
+            sequence: last.sequence,
+            digest: Some(last.digest()),
+            ..self.head.manifest().checkpoint.clone()
+        };
+        if let Caution::Singly(_) = self.caution {
+            self.name_event(first).await?;
+        }
+        let count = window.len() as u64;
+        let ordered = self.order(window).await?;
+        dead_letters::write(&*self.deps.store, self.name, &ordered.set_aside).await?;
+        let counts = OutcomeCounts::of(&ordered.outcomes);
+        let outcomes = ordered.outcomes.clone();
+        let change = self.written(ordered, checkpoint, counts).await?;
+        self.publish(change).await?;
+        let published = Published {
+            sequence: last.sequence,
+            generation: self.head.manifest().generation,
+        };
+        self.handle.progress.publish(published, first, &outcomes);
+        self.deps.metrics.events(self.name, &counts);
+        self.caution = self.caution.after(count);
+        Ok(())
+    }
+
+    /// After an unclean end, names the event that is touched next in the pointer, so that one that ends the process is
+    /// known by name.
+    pub(crate) async fn name_event(&self, sequence: u64) -> Result<(), IndexerError> {
+        let position = self.head.manifest().checkpoint.stream.position(sequence);
+        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        commit::swing(&*self.deps.store, self.name, nonce.clone(), |p| {
+            p.try_event(epoch, position, nonce.clone(), now)
+        })
+        .await?;
+        Ok(())
+    }
+
+    pub(crate) async fn order(&self, window: Vec<BusEvent>) -> Result<Ordered, IndexerError> {
+        let (head, name, settings) = (self.head.clone(), self.name.clone(), self.settings.clone());
+        let (crashed_at, now) = (self.crashed_at, Timestamp(self.deps.clock.now_ns()));
+        blocking(move || {
+            let stream = head.manifest().checkpoint.stream;
+            let context = OrderContext {
+                collection: &name,
+                settings: &settings,
+                stream,
+                now,
+                crashed_at,
+            };
+            order::order(&head, &window, &context)
+        })
+        .await?
+        .map_err(Into::into)
+    }
+
+    /// Embeds and writes what changed.
+    pub(crate) async fn written(
+        &mut self,
+        ordered: Ordered,
+        checkpoint: Checkpoint,
+        counts: OutcomeCounts,
+    ) -> Result<Change, IndexerError> {
+        let needs_model = ordered
+            .changes
+            .iter()
+            .any(|change| matches!(change.vector, order::VectorSource::Text(_)));
+        let embedder = if needs_model {
+            Some(self.embedder().await?)
+        } else {
+            None
+        };
+        let (vectors, embedded) = embed::vectors(&ordered.changes, embedder.as_ref(), &self.handle.progress).await?;
+        let mut stats = self.head.manifest().stats;
+        stats.applied += counts.applied;
+        stats.unchanged += counts.unchanged;
+        stats.stale += counts.stale;
+        stats.set_aside += counts.set_aside;
+        stats.embedded += embedded.embedded;
+        stats.vectors_kept += embedded.kept;
+        let folder = self.scratch("segment-")?;
+        let (head, settings, path) = (self.head.clone(), self.settings.clone(), folder.path().to_owned());
+        let threads = self.deps.threads;
+        let watermark = self.head.manifest().watermark.max(ordered.watermark);
+        let written = blocking(move || {
+            let dimension = head.manifest().dimension;
+            let shape = SegmentShape {
+                index_type: settings.ann.index_type,
+                dimension,
+                text: &settings.text,
+                threads,
+            };
+            write_segment::write(
+                &head,
+                &ordered.changes,
+                &vectors,
+                head.manifest().generation + 1,
+                &path,
+                shape,
+            )
+        })
+        .await??;
+        Ok(Change {
+            add: written.segment.map(|segment| (segment, folder)),
+            add_id: ulid::Ulid::generate().into(),
+            remove: Vec::new(),
+            dead: written.dead,
+            content: written.content,
+            documents: written.documents,
+            checkpoint,
+            watermark,
+            stats,
+            reason: PublishReason::Publish,
+        })
+    }
+
+    pub(crate) async fn embedder(&mut self) -> Result<Arc<dyn Embedder>, IndexerError> {
+        if let Some(embedder) = &self.embedder {
+            return Ok(embedder.clone());
+        }
+        let (embedders, settings) = (self.deps.embedders.clone(), self.settings.embedder.clone());
+        let loaded = blocking(move || embedders.documents(&settings)).await??;
+        let embedder =
+            loaded.unwrap_or_else(|| unreachable!("texts are embedded only where settings name an embedder"));
+        self.embedder = Some(embedder.clone());
+        Ok(embedder)
+    }
+
+    pub(crate) async fn publish_settings(&mut self) -> Result<(), IndexerError> {
+        let manifest = self.head.manifest().clone();
+        self.publish(self.unchanged(manifest.checkpoint.clone(), PublishReason::Settings))
+            .await?;
+        self.handle.progress.begin(Published {
+            sequence: manifest.checkpoint.sequence,
+            generation: manifest.generation + 1,
+        });
+        Ok(())
+    }
+
+    /// The log was replaced, and a feed has repaired it: it is read from its beginning, which harms nothing, because
+    /// events commute.
+    pub(crate) async fn adopt(&mut self, stream: StreamIdentity) -> Result<(), IndexerError> {
+        let state = self.deps.bus.state(self.name).await?;
+        let sequence = state.first_kept.saturating_sub(1);
+        let checkpoint = Checkpoint {
+            stream,
+            sequence,
+            digest: self.deps.bus.digest_at(self.name, sequence).await?,
+        };
+        if self.head.manifest().generation == 0 {
+            let mut manifest = (**self.head.manifest()).clone();
+            manifest.checkpoint = checkpoint;
+            self.head = Arc::new(Release::empty(Arc::new(manifest)));
+            return Ok(());
+        }
+        let reason = PublishReason::Resync {
+            actor: self.instance.to_owned(),
+        };
+        self.publish(self.unchanged(checkpoint, reason)).await?;
+        self.handle.progress.begin(Published {
+            sequence,
+            generation: self.head.manifest().generation,
+        });
+        Ok(())
+    }
+
+    /// The head's content again, for another reason.
+    pub(crate) fn unchanged(&self, checkpoint: Checkpoint, reason: PublishReason) -> Change {
+        let manifest = self.head.manifest();
+        Change {
+            add: None,
+            add_id: ulid::Ulid::generate().into(),
+            remove: Vec::new(),
+            dead: BTreeMap::new(),
+            content: manifest.content,
+            documents: manifest.documents,
+            checkpoint,
+            watermark: manifest.watermark,
+            stats: manifest.stats,
+            reason,
+        }
+    }
+}
+
+/// Runs work that takes a processor or waits for the disk on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, IndexerError> {
+    tokio::task::spawn_blocking(work).await.map_err(IndexerError::Panicked)
+}
