@@ -8,8 +8,8 @@ use std::path::Path;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use support::{Built, TYPES, build, made_vectors, rows_of};
-use verdigris_engine::ann::{Ann, AnnExpectation, AnnSearch};
+use support::{Built, TYPES, build, little_effort, made_vectors, rows_of};
+use verdigris_engine::ann::{Ann, AnnExpectation};
 use verdigris_engine::error::EngineError;
 use verdigris_engine::mapped::MappedBytes;
 
@@ -109,12 +109,13 @@ fn a_count_that_the_file_cannot_hold_is_refused() {
             for huge in [1 << 33, 1 << 39, u64::MAX / 4, u64::MAX] {
                 let mut damaged = bytes.to_vec();
                 damaged[at..at + 8].copy_from_slice(&huge.to_le_bytes());
-                let opened = open(folder, &damaged, &built.expected);
-                assert!(
-                    opened.is_err(),
-                    "{} count at {at} set to {huge}",
-                    built.expected.index_type
-                );
+                let name = built.expected.index_type;
+                let Err(EngineError::VectorFile { source }) = open(folder, &damaged, &built.expected) else {
+                    panic!("{name} count at {at} set to {huge} was taken");
+                };
+                // Nothing may be reserved first: that this machine has too little memory is no check.
+                let told = source.to_string().contains("a count exceeds the file");
+                assert!(told || huge == u64::MAX, "{name} count at {at} set to {huge}: {source}");
             }
         }
     });
@@ -141,7 +142,7 @@ fn changed_bytes_are_refused_or_searched_without_harm() {
                 Ok(ann) => {
                     opened += 1;
                     for query in rows_of(&queries, D) {
-                        assert_eq!(ann.search(query, &AnnSearch::new(10), None).unwrap().len(), 10);
+                        assert_eq!(ann.search(query, &little_effort(10), None).unwrap().len(), 10);
                     }
                 }
             }

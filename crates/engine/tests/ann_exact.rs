@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::{TYPES, build, exact, made_vectors, rows_of};
+use support::{TYPES, build, exact, little_effort, made_vectors, rows_of};
 use verdigris_engine::ann::{self, Ann, AnnExpectation, AnnSearch, DenseBitmap};
 use verdigris_engine::error::EngineError;
 use verdigris_engine::mapped::MappedBytes;
@@ -50,7 +50,7 @@ fn a_row_has_one_score_whatever_finds_it() {
             for built in &all {
                 let name = built.expected.index_type;
                 assert_eq!(built.ann.scores(query, &rows).unwrap(), scores, "{name}");
-                for (row, score) in built.ann.search(query, &AnnSearch::new(20), None).unwrap() {
+                for (row, score) in built.ann.search(query, &little_effort(20), None).unwrap() {
                     assert_eq!(score.to_bits(), scores[row as usize].to_bits(), "{name} row {row}");
                 }
             }

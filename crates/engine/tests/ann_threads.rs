@@ -6,15 +6,15 @@ mod support;
 use std::sync::Barrier;
 use std::thread;
 
-use support::{Built, TYPES, build, made_vectors, random_rows, rows_of};
-use verdigris_engine::ann::{AnnSearch, DenseBitmap};
+use support::{Built, TYPES, build, little_effort, made_vectors, random_rows, rows_of};
+use verdigris_engine::ann::DenseBitmap;
 
 const D: usize = 32;
 
 type Answers = Vec<Vec<(u32, f32)>>;
 
 fn answers(built: &Built, queries: &[f32], allowed: Option<&DenseBitmap>) -> Answers {
-    let search = |query| built.ann.search(query, &AnnSearch::new(10), allowed).unwrap();
+    let search = |query| built.ann.search(query, &little_effort(10), allowed).unwrap();
     rows_of(queries, D).map(search).collect()
 }
 

@@ -90,13 +90,13 @@ unsafe extern "C" {
 pub(super) struct Request {
     /// Graph: candidates kept at least.
     pub(super) ef: usize,
-    /// Graph: of them allowed ones, at least.
+    /// Graph: of them allowed ones, at least. Inverted file: allowed rows in the lists visited, at least.
     pub(super) wanted: usize,
     /// Graph: candidates kept at most.
     pub(super) pool_max: usize,
     /// Graph: scores computed at most; a walk that needs more finds nothing.
     pub(super) scores_max: usize,
-    /// Inverted file: lists visited.
+    /// Inverted file: lists visited at least.
     pub(super) nprobe: usize,
     /// Quantised inverted file: candidates scored again by their exact vectors.
     pub(super) refine: usize,

@@ -116,7 +116,8 @@ impl Ann {
     /// The best rows for `query` among the allowed ones (`None`: all), best first, equal scores by row.
     ///
     /// Never fewer than `k` where that many rows are allowed: a filter that leaves few rows, or that the structure
-    /// cannot follow, is answered by scanning the allowed rows.
+    /// cannot follow, is answered by scanning the allowed rows. How good the hits of a graph are does not depend on
+    /// where the allowed rows lie; an inverted file finds worse ones where many are allowed and all are far.
     ///
     /// # Errors
     /// [`EngineError::Dimension`], [`EngineError::Coordinate`] and [`EngineError::BitmapRows`] for arguments that do not

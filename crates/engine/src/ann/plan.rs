@@ -97,8 +97,15 @@ fn inverted_file(rows: usize, allowed: usize, k: usize, lists: u32, codes: Codes
         Codes::Exact | Codes::Sq8 => (REFINE_SQ8, REFINE_MORE_SQ8),
         Codes::Pq(_) => (REFINE_PQ, REFINE_MORE_PQ),
     };
+    // Half of what these lists would hold if allowed rows lay everywhere, because lists differ in size.
+    let wanted = if allowed == rows {
+        0
+    } else {
+        allowed * nprobe / lists / 2
+    };
     Plan::Structure(Request {
         nprobe,
+        wanted,
         refine: k * per_hit + more,
         ..Request::default()
     })

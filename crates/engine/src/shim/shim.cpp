@@ -147,18 +147,45 @@ void search_graph(const vg_ann& ann, const float* query, const vg_request& reque
 
 // === inverted file ===
 
+// The nearest lists: as many as asked for, and with a filter up to twice as many until they hold the wanted number of
+// allowed rows. None where that is not enough: the allowed rows lie far from the query, and no order of lists helps.
+std::vector<Hit> choose_lists(const vg_ann& ann, const float* query, const vg_request& request, Scratch& s) {
+    const size_t d = ann.shape.dimension;
+    std::vector<Hit>& heap = s.more;
+    heap.clear();
+    for (uint32_t list = 0; list < ann.shape.lists; list++) {
+        heap.push_back({list, inner_product(query, ann.centroids + size_t(list) * d * 4, d)});
+    }
+    const auto worse = [](const Hit& a, const Hit& b) { return better(b, a); };
+    std::make_heap(heap.begin(), heap.end(), worse);
+    const Allowed allowed{request.allowed};
+    std::vector<Hit> chosen;
+    for (size_t seen = 0; !heap.empty() && (chosen.size() < request.nprobe || seen < request.wanted);) {
+        if (chosen.size() >= 2 * request.nprobe) {
+            return {};
+        }
+        std::pop_heap(heap.begin(), heap.end(), worse);
+        const uint32_t list = heap.back().row;
+        chosen.push_back(heap.back());
+        heap.pop_back();
+        if (request.allowed) {
+            const auto* ids = reinterpret_cast<const uint8_t*>(ann.ivf->invlists->get_ids(list));
+            for (size_t i = 0; i < ann.ivf->invlists->list_size(list); i++) {
+                seen += allowed.has(load<uint64_t>(ids + 8 * i));
+            }
+        }
+    }
+    return chosen;
+}
+
 void search_lists(const vg_ann& ann, const float* query, const vg_request& request, Scratch& s, TopK& top) {
     const size_t d = ann.shape.dimension;
     const Allowed allowed{request.allowed};
-    TopK nearest(s.more, std::min<size_t>(request.nprobe, ann.shape.lists));
-    for (uint32_t list = 0; list < ann.shape.lists; list++) {
-        nearest.offer(list, inner_product(query, ann.centroids + size_t(list) * d * 4, d));
-    }
-    nearest.sort();
     const faiss::InvertedLists& lists = *ann.ivf->invlists;
+    const std::vector<Hit> nearest = choose_lists(ann, query, request, s);
 
     if (ann.shape.kind == VG_IVF) {
-        for (const Hit& list : nearest.heap) {
+        for (const Hit& list : nearest) {
             const uint8_t* vectors = lists.get_codes(list.row);
             const auto* ids = reinterpret_cast<const uint8_t*>(lists.get_ids(list.row));
             for (size_t i = 0; i < lists.list_size(list.row); i++) {
@@ -179,7 +206,7 @@ void search_lists(const vg_ann& ann, const float* query, const vg_request& reque
         TopK chosen(buffer, request.refine);
         const std::unique_ptr<faiss::InvertedListScanner> scanner(ann.ivf->get_InvertedListScanner(false, nullptr, nullptr));
         scanner->set_query(query);
-        for (const Hit& list : nearest.heap) {
+        for (const Hit& list : nearest) {
             scanner->set_list(list.row, list.score);
             const uint8_t* codes = lists.get_codes(list.row);
             const auto* ids = reinterpret_cast<const uint8_t*>(lists.get_ids(list.row));
@@ -195,11 +222,11 @@ void search_lists(const vg_ann& ann, const float* query, const vg_request& reque
         }
     } else {
         // One level below IndexIVFFastScan::search, which adds to global counters without a lock.
-        std::vector<faiss::idx_t> ids(nearest.heap.size());
-        std::vector<float> centroid_scores(nearest.heap.size());
+        std::vector<faiss::idx_t> ids(nearest.size());
+        std::vector<float> centroid_scores(nearest.size());
         for (size_t i = 0; i < ids.size(); i++) {
-            ids[i] = nearest.heap[i].row;
-            centroid_scores[i] = nearest.heap[i].score;
+            ids[i] = nearest[i].row;
+            centroid_scores[i] = nearest[i].score;
         }
         const faiss::IDSelectorBitmap selector(
                 (size_t(ann.shape.rows) + 63) / 64 * 8, reinterpret_cast<const uint8_t*>(request.allowed));

@@ -31,10 +31,10 @@ struct vg_shape {
 struct vg_request {
     size_t k;
     size_t ef;         // graph: candidates kept at least
-    size_t wanted;     // graph: of them allowed ones, at least
+    size_t wanted;     // graph: of them allowed ones, at least; inverted file: allowed rows in the lists, at least
     size_t pool_max;   // graph: candidates kept at most
     size_t scores_max; // graph: scores computed at most
-    size_t nprobe;     // inverted file: lists visited
+    size_t nprobe;     // inverted file: lists visited at least
     size_t refine;     // quantised inverted file: candidates that are scored again by their exact vectors
     const uint64_t* allowed; // one bit a row, or null for all rows
 };
@@ -46,7 +46,7 @@ void vg_close(vg_ann* ann);
 void vg_describe(const vg_ann* ann, vg_shape* out);
 
 // The next three write hits best first, at most k, and their number. `query` has `dimension` floats.
-// A walk that exceeds scores_max finds nothing.
+// A walk that exceeds scores_max finds nothing, nor do lists without enough allowed rows.
 int vg_search(const vg_ann* ann, const float* query, const vg_request* request, uint32_t* rows, float* scores, size_t* found);
 int vg_scan(const vg_ann* ann, const float* query, size_t k, const uint64_t* allowed, uint32_t* rows, float* scores, size_t* found);
 // Scores of the given rows, each below the number of rows.

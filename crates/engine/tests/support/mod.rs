@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
 use verdigris_core::index_type::IndexType;
-use verdigris_engine::ann::{self, Ann, AnnExpectation, DenseBitmap};
+use verdigris_engine::ann::{self, Ann, AnnExpectation, AnnSearch, DenseBitmap};
 use verdigris_engine::mapped::MappedBytes;
 
 /// One of each kind on the allow-list, sized for a few thousand rows.
@@ -17,10 +17,20 @@ pub(crate) const TYPES: [&str; 6] = [
     "Flat",
     "HNSW32",
     "HNSW32,SQ8,RFlat",
-    "IVF32,Flat",
-    "IVF32,SQ8,RFlat",
-    "IVF32,PQ8x4fs,RFlat",
+    "IVF128,Flat",
+    "IVF128,SQ8,RFlat",
+    "IVF128,PQ8x4fs,RFlat",
 ];
+
+/// A search with so little effort that a few thousand rows are searched by their structure: with the default of the
+/// settings a scan of so few is cheaper, and the structure would never be asked.
+pub(crate) fn little_effort(k: usize) -> AnnSearch {
+    AnnSearch {
+        k,
+        ef_search: Some(48),
+        nprobe: Some(8),
+    }
+}
 
 /// Vectors of length 1 in clusters, as embeddings are: `rows` of them, one after the other.
 pub(crate) fn made_vectors(rows: usize, dimension: usize, seed: u64) -> Vec<f32> {
