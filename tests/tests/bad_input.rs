@@ -46,8 +46,8 @@ const EVENTS: &[(&str, &str, &str, &str)] = &[
 
 fn event(member: &str, value: &str) -> String {
     let text = r#"{"specversion":"1.0","id":"1","source":"s","type":"dev.verdigris.document.upsert.v1","subject":"a","data":{"title":"x"}}"#;
-    let mut event: Value = serde_json::from_str(text).unwrap();
-    event[member] = serde_json::from_str(value).unwrap();
+    let mut event: Value = serde_json::from_str(text).expect("JSON of the table");
+    event[member] = serde_json::from_str(value).expect("JSON of the table");
     event.to_string()
 }
 
@@ -123,7 +123,7 @@ fn each_wrong_question_is_answered_with_its_reason() {
 }
 
 /// Damages one file of a published release; what the executable says to the next question.
-fn answer_after_damage(below: &str, ending: &str, damage: fn(&mut Vec<u8>)) -> String {
+fn answer_after_damage(below: &str, ending: &str, damage: fn(&mut [u8])) -> String {
     let folder = Folder::new();
     folder.create_collection();
     let file = folder.file(
@@ -134,10 +134,10 @@ fn answer_after_damage(below: &str, ending: &str, damage: fn(&mut Vec<u8>)) -> S
     let _told = folder.run(&["delete", "b", "--wait"]).with_code(0);
     let files = folder.files(&format!("store/products/{below}"));
     for path in files.iter().filter(|path| path.to_string_lossy().ends_with(ending)) {
-        let mut bytes = fs::read(path).unwrap();
+        let mut bytes = fs::read(path).expect("a file of the test");
         damage(&mut bytes);
-        fs::remove_file(path).unwrap();
-        fs::write(path, bytes).unwrap();
+        fs::remove_file(path).expect("a file of the test");
+        fs::write(path, bytes).expect("a file of the test");
     }
     // Local copies of what was already verified would hide the damage of the store.
     let _absent = fs::remove_dir_all(folder.data().join("scratch"));
@@ -146,7 +146,7 @@ fn answer_after_damage(below: &str, ending: &str, damage: fn(&mut Vec<u8>)) -> S
     answer.text
 }
 
-fn flip(bytes: &mut Vec<u8>) {
+fn flip(bytes: &mut [u8]) {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x10;
 }

@@ -21,7 +21,7 @@ fn batch(number: u64) -> String {
             lines,
             "{{\"id\":\"d-{number}-{at}\",\"title\":\"thing {number} {at}\"}}"
         )
-        .unwrap();
+        .expect("writing to a text cannot fail");
     }
     lines
 }
@@ -56,20 +56,35 @@ fn what_was_accepted_before_a_kill_is_in_the_answers_after_it() {
         server.wait();
     }
     let mut server = folder.up();
+    // A kill looks like an event that ends its reader: such a suspect may be set aside, never dropped.
+    let _caught_up = folder.run(&["delete", "nobody", "--wait"]).with_code(0);
+    let letters = folder.run(&["dead-letters", "list"]).with_code(0);
+    for letter in letters["dead_letters"].as_array().unwrap() {
+        println!("set aside: {letter}");
+        assert_eq!(letter["reason"], "CRASHED_INDEXER", "seed {seed}: {letter}");
+        let position = letter["position"].as_str().unwrap();
+        let _replayed = folder.run(&["dead-letters", "replay", position]).with_code(0);
+    }
     let last = folder.file("batch.jsonl", &batch(number));
     let told = folder.run(&["ingest", &last, "--wait"]).with_code(0);
     let position = told["position"].as_str().unwrap();
+    let mut lost = Vec::new();
     for batch in 0..=number {
         for at in 0..BATCH {
             let id = format!("d-{batch}-{at}");
-            let held = folder.run(&["get", &id, "--min-position", position]).with_code(0);
-            assert_eq!(held["document"]["title"], format!("thing {batch} {at}"), "seed {seed}");
+            let held = folder.run(&["get", &id, "--min-position", position]);
+            if held.json["document"]["title"] != format!("thing {batch} {at}") {
+                lost.push(held.text);
+            }
         }
     }
+    assert!(
+        lost.is_empty(),
+        "seed {seed}, lost {} of {number} batches: {lost:#?}",
+        lost.len()
+    );
     let shared = folder.run(&["get", "shared", "--min-position", position]).with_code(0);
     assert_eq!(shared["document"]["count"], number, "seed {seed}");
-    let letters = folder.run(&["dead-letters", "list"]);
-    assert!(!letters.text.contains("\"reason\""), "{}", letters.text);
     assert_eq!(server.stop().code(), Some(0));
     assert_eq!(folder.files("scratch"), Vec::<std::path::PathBuf>::new(), "seed {seed}");
     assert_eq!(

@@ -137,7 +137,10 @@ fn every_source_file_says_what_it_is_for_and_is_not_too_long() {
 #[test]
 fn every_source_file_is_reached_from_a_crate_root() {
     let mut problems = Vec::new();
-    for path in files("rs").into_iter().filter(|path| !shown(path).contains("generated/")) {
+    for path in files("rs")
+        .into_iter()
+        .filter(|path| !shown(path).contains("generated/"))
+    {
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let folder = path.parent().expect("a folder");
         let is_root = ["src", "tests", "examples", "benches"]

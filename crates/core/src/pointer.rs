@@ -377,7 +377,11 @@ impl Pointer {
         let mut next = self.next(nonce, now);
         if let Some(writer) = &mut next.writer {
             // Another event than the one that ended the process before: that one is past.
-            writer.tries = if writer.trying == Some(event) { writer.tries + 1 } else { 1 };
+            writer.tries = if writer.trying == Some(event) {
+                writer.tries + 1
+            } else {
+                1
+            };
             writer.trying = Some(event);
         }
         Ok(next)
@@ -547,15 +551,31 @@ mod tests {
     fn an_event_is_blamed_only_for_the_lives_in_which_it_was_named() {
         let event = crate::position::StreamIdentity(1).position(7);
         let claimed = |pointer: &Pointer, id: &str| pointer.claim(id, format!("c{id}"), Timestamp(1)).expect("a turn");
-        let tries = |pointer: &Pointer| pointer.writer.as_ref().map(|writer| (writer.unclean_ends, writer.tries));
-        let first = claimed(&pointer(), "a").try_event(1, event, "t1".to_owned(), Timestamp(1)).expect("its turn");
+        let tries = |pointer: &Pointer| {
+            pointer
+                .writer
+                .as_ref()
+                .map(|writer| (writer.unclean_ends, writer.tries))
+        };
+        let first = claimed(&pointer(), "a")
+            .try_event(1, event, "t1".to_owned(), Timestamp(1))
+            .expect("its turn");
         // Two ends at the start of the next lives, before the event was touched again.
         let later = claimed(&claimed(&first, "b"), "c");
         assert_eq!(tries(&later), Some((2, 1)));
-        let again = later.try_event(3, event, "t2".to_owned(), Timestamp(1)).expect("its turn");
+        let again = later
+            .try_event(3, event, "t2".to_owned(), Timestamp(1))
+            .expect("its turn");
         assert_eq!(tries(&claimed(&again, "d")), Some((3, 2)));
         let other = crate::position::StreamIdentity(1).position(8);
-        assert_eq!(tries(&again.try_event(3, other, "t3".to_owned(), Timestamp(1)).expect("its turn")), Some((2, 1)));
+        assert_eq!(
+            tries(
+                &again
+                    .try_event(3, other, "t3".to_owned(), Timestamp(1))
+                    .expect("its turn")
+            ),
+            Some((2, 1))
+        );
     }
 
     #[test]

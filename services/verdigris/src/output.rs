@@ -91,7 +91,7 @@ impl Output {
                 self.standard_error(&json!({"error": {"reason": reason, "message": message}}).to_string());
             }
             Format::People => {
-                let mut text = format!("error: {} ({reason})", printable_lines(message));
+                let mut text = format!("error: {reason}: {}", printable_lines(message));
                 if let Some(advice) = advice {
                     text.push_str(&format!("\n  {advice}"));
                 }
@@ -186,6 +186,17 @@ fn printable_lines(text: &str) -> String {
         .collect()
 }
 
+/// An RFC 3339 time to the second: the rest is for programs.
+pub(crate) fn to_the_second(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, fraction)) => {
+            let zone = fraction.trim_start_matches(|character: char| character.is_ascii_digit());
+            format!("{seconds}{zone}")
+        }
+        None => time.to_owned(),
+    }
+}
+
 /// Bytes with a unit.
 pub(crate) fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
@@ -261,7 +272,7 @@ pub(crate) mod tests {
         let (output, _, notes) = captured(Format::People);
         output.error("INVALID_FILTER", "price <\n      ^ a value\u{1b}[31m", Some("mend it"));
         let expect =
-            "error: price <\n      ^ a value [31m (INVALID_FILTER)\n  mend it\n  see docs/errors/INVALID_FILTER.md\n";
+            "error: INVALID_FILTER: price <\n      ^ a value [31m\n  mend it\n  see docs/errors/INVALID_FILTER.md\n";
         assert_eq!(notes.text(), expect);
     }
 
@@ -286,6 +297,17 @@ pub(crate) mod tests {
             "x".repeat(CELL_CHARACTERS_MAX)
         );
         assert_eq!(text, expect);
+    }
+
+    #[test]
+    fn times_are_shown_to_the_second_with_their_zone() {
+        assert_eq!(to_the_second("2026-05-01T12:00:00.063001128Z"), "2026-05-01T12:00:00Z");
+        assert_eq!(
+            to_the_second("2026-05-01T12:00:00.5+02:00"),
+            "2026-05-01T12:00:00+02:00"
+        );
+        assert_eq!(to_the_second("2026-05-01T12:00:00Z"), "2026-05-01T12:00:00Z");
+        assert_eq!(to_the_second(""), "");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::settings::settings_text;
 use crate::arguments::Collections;
 use crate::client::{CALL, Client, within};
 use crate::exit::Exit;
-use crate::output::{Output, pairs, size, table};
+use crate::output::{Output, pairs, size, table, to_the_second};
 
 #[derive(Serialize)]
 struct Shown {
@@ -117,7 +117,7 @@ fn many(collections: &[Shown]) -> String {
             one.generation.to_string(),
             one.segments.to_string(),
             size(one.bytes),
-            one.published_at.clone().unwrap_or_default(),
+            to_the_second(one.published_at.as_deref().unwrap_or_default()),
             state.to_owned(),
         ]
     });

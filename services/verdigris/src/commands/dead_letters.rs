@@ -18,7 +18,7 @@ use super::lines::LINE_BYTES_MAX;
 use crate::arguments::DeadLetters;
 use crate::client::{CALL, Client, within};
 use crate::exit::Exit;
-use crate::output::{Output, pairs, table};
+use crate::output::{Output, pairs, table, to_the_second};
 
 /// Letters of one page.
 const PAGE: u32 = 1_000;
@@ -133,7 +133,7 @@ fn many(letters: &[Shown]) -> String {
     let rows = letters.iter().map(|letter| {
         vec![
             letter.position.clone(),
-            letter.set_aside_at.clone(),
+            to_the_second(&letter.set_aside_at),
             letter.reason.clone(),
             letter.message.clone(),
         ]

@@ -12,7 +12,7 @@ use super::{CommandError, raw};
 use crate::arguments::Releases;
 use crate::client::{CALL, Client, LONG_CALL, within};
 use crate::exit::Exit;
-use crate::output::{Output, pairs, size, table};
+use crate::output::{Output, pairs, size, table, to_the_second};
 
 #[derive(Serialize)]
 struct Shown {
@@ -110,7 +110,7 @@ fn many(releases: &[Shown]) -> String {
         vec![
             release.generation.to_string(),
             release.lineage.clone(),
-            release.created_at.clone(),
+            to_the_second(&release.created_at),
             release.documents.to_string(),
             release.segments.to_string(),
             size(release.bytes),

@@ -12,7 +12,7 @@ use super::{CommandError, raw};
 use crate::arguments::{Search, SearchMode};
 use crate::client::{CALL, Client, within};
 use crate::exit::Exit;
-use crate::output::{Output, table};
+use crate::output::{Output, table, to_the_second};
 
 /// Columns that are shown where a hit has them, and the fields they may come from.
 const COLUMNS: [(&str, &[&str]); 3] = [
@@ -158,7 +158,7 @@ fn footer(shown: &Shown) -> String {
         shown.generation,
     );
     if !shown.published_at.is_empty() {
-        footer.push_str(&format!(", published at {}", shown.published_at));
+        footer.push_str(&format!(", published at {}", to_the_second(&shown.published_at)));
     }
     if let Some(token) = &shown.next_page_token {
         footer.push_str(&format!("\nmore: --page-token {token}"));
