@@ -184,7 +184,7 @@ fn nothing_is_left_unfinished_without_saying_what_it_waits_for() {
         for path in files(extension) {
             for (n, line) in read(&path).lines().enumerate() {
                 let waits = line.contains("waits for");
-                if marks.iter().any(|mark| line.contains(mark.as_str())) && !waits {
+                if marks.iter().any(|mark| contains_word(line, mark)) && !waits {
                     problems.push(format!(
                         "{}:{}: unfinished, and does not say what it waits for",
                         shown(&path),
