@@ -1,8 +1,10 @@
 //! The swing of the pointer as a pure machine: what to do next, and what a reply means.
 //!
 //! Three outcomes: committed, lost, unknown. A write whose answer was lost may land later, so the same body is sent with
-//! the same tag until the sequence has moved; then our nonce is looked for in the pointer's history (I-5). The driver
-//! does the I/O, bounds the number of steps and waits between them.
+//! the same tag until the sequence has moved; then our nonce is looked for in the pointer's history (I-5). The edit is
+//! applied to each new state before anything is written, so that a writer whose epoch has ended is refused there (I-4).
+//!
+//! Deliberately absent: I/O, the bound on the number of steps, and the waits between them; they are the driver's.
 
 use crate::pointer::{EditRefused, NONCES_KEPT, Pointer};
 
@@ -25,11 +27,13 @@ pub enum Step {
 /// How a swing ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The pointer has our edit; this is how it was when we saw it.
+    /// The pointer has our edit; this is what the edit made of it. Others may have swung since: a writer that took the
+    /// epoch out of their pointer would take theirs for its own (I-4).
     Committed(Box<Pointer>),
     /// The edit does not apply to what the pointer has become, and was not made.
     Lost(EditRefused),
-    /// Nobody can tell any more: more swings went by than nonces are kept. Start again from the pointer.
+    /// Nobody can tell any more: more swings went by than nonces are kept, or the pointer began anew. Start again from
+    /// the pointer.
     Unknown,
 }
 
@@ -56,11 +60,12 @@ struct Attempt {
     body: Vec<u8>,
     tag: String,
     next: Pointer,
-    /// Whether a send of this body may yet land.
-    may_land: bool,
+    /// Whether it was sent without being told that it was written.
+    is_unsettled: bool,
 }
 
 /// One swing under way. `E` makes the next pointer out of the present one, with the nonce of this swing.
+#[derive(Clone)]
 pub struct Commit<E> {
     edit: E,
     nonce: String,
@@ -84,6 +89,12 @@ impl<E: FnMut(&Pointer) -> Result<Pointer, EditRefused>> Commit<E> {
         self.step.clone()
     }
 
+    /// Whether a write of ours may have landed, or may land yet, that nobody has told us about: to give up now is to
+    /// leave the outcome unknown.
+    pub fn is_unsettled(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| attempt.is_unsettled)
+    }
+
     /// Takes what came of the step.
     pub fn reply(&mut self, reply: Reply) {
         self.step = match (reply, self.step.clone()) {
@@ -92,11 +103,10 @@ impl<E: FnMut(&Pointer) -> Result<Pointer, EditRefused>> Commit<E> {
                 Some(attempt) => Step::Done(Outcome::Committed(Box::new(attempt.next))),
                 None => Step::Read,
             },
-            // After a send without an answer, a failed precondition may be our own success.
-            (Reply::PreconditionFailed, Step::Write { .. }) => Step::Read,
-            (Reply::NoAnswer, Step::Write { .. }) => {
+            // A failed precondition may be our own success too: a client below us may have sent it twice.
+            (Reply::PreconditionFailed | Reply::NoAnswer, Step::Write { .. }) => {
                 if let Some(attempt) = &mut self.attempt {
-                    attempt.may_land = true;
+                    attempt.is_unsettled = true;
                 }
                 Step::Read
             }
@@ -107,7 +117,7 @@ impl<E: FnMut(&Pointer) -> Result<Pointer, EditRefused>> Commit<E> {
     fn seen(&mut self, pointer: Pointer, tag: String) -> Step {
         if let Some(attempt) = &self.attempt {
             if pointer.remembers(&self.nonce) {
-                return Step::Done(Outcome::Committed(Box::new(pointer)));
+                return Step::Done(Outcome::Committed(Box::new(attempt.next.clone())));
             }
             if tag == attempt.tag {
                 // It has not moved: what was sent may still land, so only the same body may be sent.
@@ -116,11 +126,13 @@ impl<E: FnMut(&Pointer) -> Result<Pointer, EditRefused>> Commit<E> {
                     tag,
                 };
             }
-            let swings = pointer.sequence.saturating_sub(attempt.next.sequence) + 1;
-            if attempt.may_land && swings >= NONCES_KEPT as u64 {
+            // A history without us proves nothing once it is full of later swings. Neither does a pointer at or before
+            // the one that we followed: it is of a new life of the collection.
+            let swings_after = pointer.sequence.checked_sub(attempt.next.sequence);
+            if swings_after.is_none_or(|swings| swings >= NONCES_KEPT as u64) {
                 return Step::Done(Outcome::Unknown);
             }
-            // It moved, and our nonce is not in its history: that body can never land any more.
+            // It moved, and our nonce is not in its history: that body can never land any more, as no tag comes back.
             self.attempt = None;
         }
         match (self.edit)(&pointer) {
@@ -132,7 +144,7 @@ impl<E: FnMut(&Pointer) -> Result<Pointer, EditRefused>> Commit<E> {
                     body: body.clone(),
                     tag: tag.clone(),
                     next,
-                    may_land: false,
+                    is_unsettled: false,
                 });
                 Step::Write { body, tag }
             }
@@ -141,107 +153,6 @@ impl<E: FnMut(&Pointer) -> Result<Pointer, EditRefused>> Commit<E> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::digest::Digest;
-    use crate::manifest::SettingsReference;
-    use crate::timestamp::Timestamp;
-
-    fn first() -> Pointer {
-        let settings = SettingsReference {
-            version: 1,
-            digest: Digest::of(b"s"),
-        };
-        Pointer::first(
-            "products".parse().expect("valid"),
-            settings,
-            "first".to_owned(),
-            Timestamp(0),
-        )
-    }
-
-    fn commit() -> Commit<impl FnMut(&Pointer) -> Result<Pointer, EditRefused>> {
-        Commit::new("ours".to_owned(), |p: &Pointer| {
-            Ok(p.next("ours".to_owned(), Timestamp(1)))
-        })
-    }
-
-    fn read(pointer: &Pointer) -> Reply {
-        Reply::Pointer {
-            pointer: Box::new(pointer.clone()),
-            tag: format!("tag{}", pointer.sequence),
-        }
-    }
-
-    fn is_committed(step: &Step) -> bool {
-        matches!(step, Step::Done(Outcome::Committed(_)))
-    }
-
-    #[test]
-    fn an_undisturbed_swing_reads_and_writes_once() {
-        let mut commit = commit();
-        commit.reply(read(&first()));
-        assert!(matches!(commit.step(), Step::Write { tag, .. } if tag == "tag1"));
-        commit.reply(Reply::Written);
-        assert!(is_committed(&commit.step()));
-    }
-
-    #[test]
-    fn a_swing_of_another_makes_the_edit_apply_again() {
-        let mut commit = commit();
-        commit.reply(read(&first()));
-        commit.reply(Reply::PreconditionFailed);
-        commit.reply(read(&first().next("theirs".to_owned(), Timestamp(1))));
-        let Step::Write { body, tag } = commit.step() else {
-            panic!("writes again")
-        };
-        assert_eq!(
-            (Pointer::decode(&body).expect("whole").sequence, tag.as_str()),
-            (3, "tag2")
-        );
-    }
-
-    #[test]
-    fn a_lost_answer_is_settled_by_our_nonce_in_the_history() {
-        let mut commit = commit();
-        commit.reply(read(&first()));
-        commit.reply(Reply::NoAnswer);
-        let landed = first().next("ours".to_owned(), Timestamp(1));
-        commit.reply(read(&landed.next("theirs".to_owned(), Timestamp(2))));
-        assert!(is_committed(&commit.step()));
-    }
-
-    #[test]
-    fn without_an_answer_the_same_body_is_sent_until_the_sequence_moves() {
-        let mut commit = commit();
-        commit.reply(read(&first()));
-        let Step::Write { body, .. } = commit.step() else {
-            panic!("writes")
-        };
-        for _ in 0..3 {
-            commit.reply(Reply::NoAnswer);
-            commit.reply(read(&first()));
-            assert_eq!(
-                commit.step(),
-                Step::Write {
-                    body: body.clone(),
-                    tag: "tag1".to_owned()
-                }
-            );
-        }
-        // One of them landed late; the last send meets a moved tag.
-        commit.reply(Reply::PreconditionFailed);
-        commit.reply(read(&first().next("ours".to_owned(), Timestamp(1))));
-        assert!(is_committed(&commit.step()));
-    }
-
-    #[test]
-    fn when_more_swings_went_by_than_nonces_are_kept_nobody_can_tell() {
-        let mut commit = commit();
-        commit.reply(read(&first()));
-        commit.reply(Reply::NoAnswer);
-        let far = (0..NONCES_KEPT as i64 + 1).fold(first(), |p, n| p.next(format!("t{n}"), Timestamp(n)));
-        commit.reply(read(&far));
-        assert_eq!(commit.step(), Step::Done(Outcome::Unknown));
-    }
-}
+mod explorer;
+#[cfg(test)]
+mod tests;

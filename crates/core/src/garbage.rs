@@ -1,6 +1,7 @@
 //! Which objects of a collection nobody needs any more.
 //!
-//! The listing is made first and the pointer read after it, so that what a publish names meanwhile is seen as named.
+//! The order of looking is what makes it safe beside publishes: first the listing, then what this process is writing,
+//! then the pointer. Whatever a publish does meanwhile is seen as new, as being written, or as named.
 
 use std::collections::BTreeSet;
 
@@ -51,31 +52,41 @@ pub fn keys_of(manifest: &Manifest) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The keys of `listing` that can go: of releases, segments and dead rows, not needed, older than the grace, and not
+/// Which folders of a collection are collected: what releases are made of. Settings, dead letters, verdicts and queries
+/// are not: they stay as long as their collection.
+const COLLECTED: [&str; 3] = ["releases/", "segments/", "dead/"];
+
+/// Objects of a listing that may be garbage, in the first of two steps: of releases, older than the grace, and not
 /// just being written by this process.
-pub fn garbage(
-    listing: &[Listed],
-    needed: &BTreeSet<String>,
+///
+/// Ask `being_written` after the listing and read the pointer after this, never the other way round: a publish that
+/// ends between the two has left what is being written and is named in the pointer. Then nothing falls between.
+pub fn candidates(
+    listing: Vec<Listed>,
     being_written: impl Fn(&str) -> bool,
     now: Timestamp,
     grace_ns: i64,
-) -> Vec<String> {
-    let collected = |key: &str| {
-        ["releases/", "segments/", "dead/"]
-            .iter()
-            .any(|folder| key.starts_with(folder))
-    };
+) -> Vec<Listed> {
+    let collected = |key: &str| COLLECTED.iter().any(|folder| key.starts_with(folder));
+    let is_old = |object: &Listed| now.since(object.modified) > grace_ns;
     listing
-        .iter()
-        .filter(|object| collected(&object.key) && !needed.contains(&object.key))
-        .filter(|object| now.since(object.modified) > grace_ns && !being_written(&object.key))
-        .map(|object| object.key.clone())
+        .into_iter()
+        .filter(|object| collected(&object.key) && is_old(object) && !being_written(&object.key))
         .collect()
+}
+
+/// The candidates that nobody needs: these can go.
+pub fn garbage(candidates: Vec<Listed>, needed: &BTreeSet<String>) -> Vec<String> {
+    let keys = candidates.into_iter().map(|object| object.key);
+    keys.filter(|key| !needed.contains(key)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
+    use crate::manifest::{LineageId, SettingsReference};
+    use crate::pointer::{KeptRelease, LineagePointer, LineageRole, UnnamedManifest};
 
     fn listed(key: &str, modified: i64) -> Listed {
         Listed {
@@ -85,25 +96,80 @@ mod tests {
     }
 
     #[test]
-    fn only_old_unneeded_objects_of_releases_go() {
-        let listing = [
+    fn only_old_unneeded_objects_of_releases_that_nobody_writes_go() {
+        let listing = vec![
             listed("latest", 0),
             listed("settings/1.json", 0),
             listed("dead-letters/x.jsonl", 0),
             listed("releases/old.json", 0),
             listed("releases/new.json", 95),
+            listed("dead/edge.roaring", 90),
+            listed("dead/old.roaring", 89),
             listed("segments/a/rows.tar", 0),
             listed("segments/b/rows.tar", 0),
             listed("segments/c/rows.tar", 0),
+            listed("segments/of-a-fast-clock/rows.tar", 1_000),
         ];
         let needed = BTreeSet::from(["segments/a/rows.tar".to_owned()]);
-        let gone = garbage(
-            &listing,
-            &needed,
-            |key| key.starts_with("segments/c/"),
-            Timestamp(100),
-            10,
+        let candidates = candidates(listing, |key| key.starts_with("segments/c/"), Timestamp(100), 10);
+        assert_eq!(
+            garbage(candidates, &needed),
+            ["releases/old.json", "dead/old.roaring", "segments/b/rows.tar"]
         );
-        assert_eq!(gone, ["releases/old.json", "segments/b/rows.tar"]);
+    }
+
+    fn manifest(name: &str) -> ManifestReference {
+        ManifestReference {
+            path: format!("releases/{name}.json"),
+            digest: Digest::of(name.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn needed_are_both_lineages_kept_releases_and_those_un_named_within_the_grace() {
+        let lineage = |name: &str, role| LineagePointer {
+            lineage: LineageId::from(name.to_owned()),
+            generation: 3,
+            manifest: manifest(name),
+            role,
+            since: Timestamp(0),
+        };
+        let settings = SettingsReference {
+            version: 1,
+            digest: Digest::of(b"s"),
+        };
+        let mut pointer = Pointer::first(
+            "products".parse().expect("valid"),
+            settings,
+            "n".to_owned(),
+            Timestamp(0),
+        );
+        pointer.active = Some(lineage("active", LineageRole::Active));
+        pointer.other = Some(lineage("other", LineageRole::WayBack));
+        pointer.kept = ["active", "kept"]
+            .map(|name| KeptRelease {
+                generation: 3,
+                lineage: LineageId::from(name.to_owned()),
+                manifest: manifest(name),
+                created_at: Timestamp(0),
+                checkpoint: 0,
+                pinned: false,
+            })
+            .to_vec();
+        let unnamed = |name: &str, since| UnnamedManifest {
+            manifest: manifest(name),
+            since: Timestamp(since),
+        };
+        pointer.unnamed = vec![
+            unnamed("long-ago", 90),
+            unnamed("lately", 91),
+            unnamed("by-a-fast-clock", 200),
+        ];
+        let needed = needed_manifests(&pointer, Timestamp(100), 10);
+        let names: Vec<_> = needed.iter().map(|reference| reference.path.as_str()).collect();
+        assert_eq!(
+            names,
+            ["active", "other", "kept", "lately", "by-a-fast-clock"].map(|n| format!("releases/{n}.json"))
+        );
     }
 }

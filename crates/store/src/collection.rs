@@ -12,6 +12,7 @@ use verdigris_core::pointer::{ManifestReference, Pointer};
 use verdigris_core::settings::Settings;
 use verdigris_core::timestamp::Timestamp;
 
+use crate::commit::Patience;
 use crate::error::{ReadError, StoreError};
 use crate::keys;
 use crate::object::{Body, Get, Precondition, Store, Tag};
@@ -28,8 +29,8 @@ pub struct SeenPointer {
     pub tag: Tag,
 }
 
-/// Makes a collection: settings, then the create-only pointer. A collection that is there already is an error of the
-/// precondition.
+/// Makes a collection: settings, then the create-only pointer. A collection that is there already is
+/// [`StoreError::PreconditionFailed`].
 pub async fn create(
     store: &dyn Store,
     collection: &CollectionName,
@@ -37,12 +38,55 @@ pub async fn create(
     nonce: String,
     now: Timestamp,
 ) -> Result<Pointer, StoreError> {
-    let reference = put_settings(store, collection, 1, settings).await?;
+    create_with(store, collection, settings, nonce, now, Patience::default()).await
+}
+
+/// [`create`] with a patience of one's own.
+pub async fn create_with(
+    store: &dyn Store,
+    collection: &CollectionName,
+    settings: &Settings,
+    nonce: String,
+    now: Timestamp,
+    patience: Patience,
+) -> Result<Pointer, StoreError> {
+    let reference = put_settings_with(store, collection, 1, settings, patience).await?;
     let pointer = Pointer::first(collection.clone(), reference, nonce, now);
-    let body = Body::Bytes(pointer.encode().into());
-    store
-        .put(&keys::pointer(collection), body, Precondition::Absent)
-        .await?;
+    let (key, body) = (keys::pointer(collection), Bytes::from(pointer.encode()));
+    let mut is_sent = false;
+    for n in 0..patience.tries {
+        match store.put(&key, Body::Bytes(body.clone()), Precondition::Absent).await {
+            Ok(_) => return made(store, collection, settings, pointer, patience).await,
+            Err(error @ StoreError::PreconditionFailed { .. }) => {
+                // Whose it is tells its history: ours, if a send without an answer landed.
+                let history = self::pointer(store, collection).await;
+                match history {
+                    _ if !is_sent => return Err(error),
+                    Ok(seen) if seen.pointer.remembers(&pointer.nonce) => {
+                        return made(store, collection, settings, pointer, patience).await;
+                    }
+                    Err(ReadError::Store(error)) if error.may_pass() => {}
+                    _ => return Err(error),
+                }
+            }
+            Err(StoreError::NoAnswer { .. }) => is_sent = true,
+            Err(error) if !error.may_pass() => return Err(error),
+            Err(_) => {}
+        }
+        patience.wait(n).await;
+    }
+    Err(StoreError::no_answer(&key))
+}
+
+/// A maker that slept longer than the grace before it wrote the pointer may have lost its settings as strays.
+async fn made(
+    store: &dyn Store,
+    collection: &CollectionName,
+    settings: &Settings,
+    pointer: Pointer,
+    patience: Patience,
+) -> Result<Pointer, StoreError> {
+    put_settings_with(store, collection, 1, settings, patience).await?;
     Ok(pointer)
 }
 
@@ -53,19 +97,37 @@ pub async fn put_settings(
     version: u64,
     settings: &Settings,
 ) -> Result<SettingsReference, StoreError> {
+    put_settings_with(store, collection, version, settings, Patience::default()).await
+}
+
+async fn put_settings_with(
+    store: &dyn Store,
+    collection: &CollectionName,
+    version: u64,
+    settings: &Settings,
+    patience: Patience,
+) -> Result<SettingsReference, StoreError> {
     let (bytes, digest) = (settings.encode(), settings.digest());
     // Two clients may make one version at once; the digest in the name keeps both, and the swing chooses.
     let key = keys::settings(collection, version, &digest);
-    create_once(store, &key, bytes.into()).await?;
+    create_once_with(store, &key, bytes.into(), patience).await?;
     Ok(SettingsReference { version, digest })
 }
 
 /// Writes a create-only object; that it is there already is no error, because its name says what is in it.
 pub async fn create_once(store: &dyn Store, key: &str, bytes: Bytes) -> Result<(), StoreError> {
-    match store.put(key, Body::Bytes(bytes), Precondition::Absent).await {
-        Ok(_) | Err(StoreError::PreconditionFailed { .. }) => Ok(()),
-        Err(error) => Err(error),
+    create_once_with(store, key, bytes, Patience::default()).await
+}
+
+async fn create_once_with(store: &dyn Store, key: &str, bytes: Bytes, patience: Patience) -> Result<(), StoreError> {
+    for n in 0..patience.tries {
+        match store.put(key, Body::Bytes(bytes.clone()), Precondition::Absent).await {
+            Ok(_) | Err(StoreError::PreconditionFailed { .. }) => return Ok(()),
+            Err(error) if !error.may_pass() => return Err(error),
+            Err(_) => patience.wait(n).await,
+        }
     }
+    Err(StoreError::no_answer(key))
 }
 
 /// Reads and checks settings.
@@ -92,10 +154,14 @@ pub async fn pointer_if_moved(
     let key = keys::pointer(collection);
     match store.get(&key, known).await {
         Ok(Get::NotModified) => Ok(None),
-        Ok(Get::Found { bytes, tag }) => {
-            let pointer = Pointer::decode(&bytes).map_err(|source| ReadError::Pointer { key, source })?;
-            Ok(Some(SeenPointer { pointer, tag }))
-        }
+        Ok(Get::Found { bytes, tag, .. }) => match Pointer::decode(&bytes) {
+            Err(source) => Err(ReadError::Pointer { key, source }),
+            Ok(pointer) if pointer.collection != *collection => Err(ReadError::Misplaced {
+                key,
+                found: pointer.collection,
+            }),
+            Ok(pointer) => Ok(Some(SeenPointer { pointer, tag })),
+        },
         Err(error) if error.is_not_found() => Err(ReadError::NoCollection(collection.clone())),
         Err(error) => Err(error.into()),
     }
@@ -115,7 +181,15 @@ pub async fn manifest(
 ) -> Result<Manifest, ReadError> {
     let key = keys::object(collection, &reference.path);
     let bytes = checked(store, &key, &reference.digest).await?;
-    Manifest::decode(&bytes).map_err(|source| ReadError::Manifest { key, source })
+    match Manifest::decode(&bytes) {
+        Err(source) => Err(ReadError::Manifest { key, source }),
+        // Its files are looked for under the collection that it names.
+        Ok(manifest) if manifest.collection != *collection => Err(ReadError::Misplaced {
+            key,
+            found: manifest.collection,
+        }),
+        Ok(manifest) => Ok(manifest),
+    }
 }
 
 /// Dead rows of each segment of a release, in the manifest's order; each object is read once.
@@ -144,11 +218,31 @@ pub async fn dead_rows(store: &dyn Store, manifest: &Manifest) -> Result<Vec<Roa
 
 /// Names of all collections, deleted ones among them until their name is free.
 pub async fn list(store: &dyn Store) -> Result<Vec<CollectionName>, StoreError> {
-    let objects = list_all(store, "").await?;
-    Ok(objects
-        .iter()
-        .filter_map(|object| keys::collection_of_pointer(&object.key))
-        .collect())
+    let mut names = Vec::new();
+    for name in folders(store).await? {
+        match store.get_range(&keys::pointer(&name), 0..0).await {
+            Ok(_) => names.push(name),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(names)
+}
+
+/// Names that objects lie under, with or without a pointer: one step a collection, however many objects it has.
+pub(crate) async fn folders(store: &dyn Store) -> Result<Vec<CollectionName>, StoreError> {
+    let mut names = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let page = store.list("", after.as_deref(), 1).await?;
+        let Some(object) = page.first() else { return Ok(names) };
+        after = Some(match object.key.split_once('/') {
+            // The character after '/': past everything under this name.
+            Some((folder, _)) => format!("{folder}0"),
+            None => object.key.clone(),
+        });
+        names.extend(keys::collection_of(&object.key));
+    }
 }
 
 /// A whole listing.
@@ -179,6 +273,9 @@ pub async fn newest_whole_manifest(
         let Ok(manifest) = Manifest::decode(&bytes) else {
             continue;
         };
+        if manifest.collection != *collection {
+            continue;
+        }
         let problems = crate::fetch::verify_release(store, &manifest).await.problems;
         if problems.is_empty() {
             return Ok(Some((object.key, manifest)));
@@ -191,7 +288,7 @@ pub async fn newest_whole_manifest(
 pub async fn whole(store: &dyn Store, key: &str) -> Result<Bytes, StoreError> {
     match store.get(key, None).await? {
         Get::Found { bytes, .. } => Ok(bytes),
-        Get::NotModified => Err(StoreError::NoAnswer { key: key.to_owned() }),
+        Get::NotModified => Err(StoreError::no_answer(key)),
     }
 }
 

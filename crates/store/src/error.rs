@@ -23,11 +23,31 @@ pub enum StoreError {
         /// The object.
         key: String,
     },
+    /// Two writes met; neither the reason nor the state of the object is known, but this one was not made. Try again.
+    #[error("a write of {key} met another one")]
+    Conflict {
+        /// The object.
+        key: String,
+    },
     /// Nobody knows whether the write was made.
     #[error("the store gave no answer about {key}")]
     NoAnswer {
         /// The object.
         key: String,
+        /// What was seen instead of an answer.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// A file to be stored is not there.
+    #[error("file {path} for object {key} cannot be read")]
+    Body {
+        /// The object.
+        key: String,
+        /// The file.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
     },
     /// A key that no object can have.
     #[error("{key:?} is no object key")]
@@ -85,12 +105,25 @@ impl StoreError {
     pub(crate) fn of(key: &str, source: io::Error) -> Self {
         let key = key.to_owned();
         match source.kind() {
-            io::ErrorKind::NotFound => Self::NotFound { key },
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::NotFound { key },
             io::ErrorKind::AlreadyExists => Self::PreconditionFailed { key },
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::OutOfSpace { key, source },
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { key, source },
             _ => Self::Io { key, source },
         }
+    }
+
+    /// No answer, without more to say.
+    pub(crate) fn no_answer(key: &str) -> Self {
+        Self::NoAnswer {
+            key: key.to_owned(),
+            source: None,
+        }
+    }
+
+    /// Whether the same call may succeed if it is made again a little later.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::NoAnswer { .. } | Self::Io { .. })
     }
 
     /// Whether the object is not there.
@@ -116,6 +149,14 @@ pub enum ReadError {
         /// What was wrong.
         #[source]
         source: PointerError,
+    },
+    /// An object of another collection, put here by hand.
+    #[error("{key} belongs to collection {found}: objects cannot be copied from one collection to another")]
+    Misplaced {
+        /// Its key.
+        key: String,
+        /// The collection that it names.
+        found: CollectionName,
     },
     /// A manifest is damaged or of other software.
     #[error("manifest {key} cannot be used")]
@@ -186,4 +227,27 @@ pub enum CommitError {
     /// The store does not do what is asked, try after try.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(kind: io::ErrorKind, expected: &str) {
+        let error = StoreError::of("products/latest", io::Error::from(kind));
+        assert!(error.to_string().contains(expected), "{kind:?}: {error}");
+        assert!(error.to_string().contains("products/latest"), "{kind:?}: {error}");
+    }
+
+    #[test]
+    fn errors_of_the_system_become_those_that_a_caller_acts_on() {
+        check(io::ErrorKind::NotFound, "does not exist");
+        check(io::ErrorKind::NotADirectory, "does not exist");
+        check(io::ErrorKind::AlreadyExists, "not as the write expects");
+        check(io::ErrorKind::StorageFull, "no space is left");
+        check(io::ErrorKind::QuotaExceeded, "no space is left");
+        check(io::ErrorKind::PermissionDenied, "read-only");
+        check(io::ErrorKind::ReadOnlyFilesystem, "read-only");
+        check(io::ErrorKind::TimedOut, "cannot be read or written");
+    }
 }

@@ -7,12 +7,15 @@
 
 pub mod collection;
 pub mod commit;
+pub mod conformance;
 pub mod directory;
+mod download;
 mod error;
 pub mod faults;
 pub mod fetch;
 pub mod garbage;
 pub mod keys;
+pub mod memory;
 mod object;
 pub mod publish;
 

@@ -1,5 +1,6 @@
 //! The trait of every store: objects by key, with compare-and-swap.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -28,7 +29,7 @@ pub enum Precondition {
 pub enum Body {
     /// These bytes.
     Bytes(Bytes),
-    /// This file, which the store may move away.
+    /// This file. A put that succeeds takes it away; one that does not leaves it, except where nobody knows the outcome.
     File(PathBuf),
 }
 
@@ -41,6 +42,8 @@ pub enum Get {
         bytes: Bytes,
         /// Its tag.
         tag: Tag,
+        /// When it was last written.
+        modified: Timestamp,
     },
     /// It still has the tag that the reader knows.
     NotModified,
@@ -63,7 +66,12 @@ pub trait Store: Send + Sync {
     /// Reads an object, unless it still has the tag `if_none_match`.
     async fn get(&self, key: &str, if_none_match: Option<&Tag>) -> Result<Get, StoreError>;
 
-    /// Writes an object if it is as expected, durably; its new tag. [`StoreError::NoAnswer`] when nobody knows.
+    /// Reads bytes of an object: fewer where it ends before the range does.
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError>;
+
+    /// Writes an object if it is as expected, durably; its new tag, which a read then gives. To expect a tag of an object
+    /// that is not there is [`StoreError::NotFound`]. [`StoreError::NoAnswer`] means that nobody knows; after every other
+    /// error nothing was written.
     async fn put(&self, key: &str, body: Body, precondition: Precondition) -> Result<Tag, StoreError>;
 
     /// Objects whose key begins with `prefix`, by key, after `start_after`, at most `limit`.

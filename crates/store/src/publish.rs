@@ -1,6 +1,6 @@
 //! A publish: files first, then dead rows, then the manifest, each create-only; then the swing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use verdigris_core::digest::Digest;
@@ -8,7 +8,7 @@ use verdigris_core::edit::Edited;
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{EditRefused, KeptRelease, ManifestReference, Pointer};
 
-use crate::commit::swing;
+use crate::commit::{Patience, swing_with};
 use crate::error::{CommitError, StoreError};
 use crate::keys;
 use crate::object::{Body, Precondition, Store};
@@ -17,32 +17,45 @@ use crate::object::{Body, Precondition, Store};
 pub struct Publication<'a> {
     /// The manifest and the dead rows.
     pub edited: &'a Edited,
-    /// New files by their path in the collection; the store may move them away.
+    /// New files by their path in the collection; the store moves them away.
     pub files: Vec<(String, PathBuf)>,
     /// Told apart from other tries.
     pub nonce: String,
 }
 
 /// Writes everything that the manifest names, and then swings the pointer by `edit`, which is told the release.
+/// Committed is said only if the swing is in the pointer's history (I-5). After an error, what was written stays and is
+/// garbage, unless the outcome is unknown.
 pub async fn publish(
     store: &dyn Store,
     collection: &CollectionName,
     publication: Publication<'_>,
+    edit: impl FnMut(&Pointer, &KeptRelease) -> Result<Pointer, EditRefused> + Send,
+) -> Result<Pointer, CommitError> {
+    publish_with(store, collection, publication, edit, Patience::default()).await
+}
+
+/// [`publish`] with a patience of one's own.
+pub async fn publish_with(
+    store: &dyn Store,
+    collection: &CollectionName,
+    publication: Publication<'_>,
     mut edit: impl FnMut(&Pointer, &KeptRelease) -> Result<Pointer, EditRefused> + Send,
+    patience: Patience,
 ) -> Result<Pointer, CommitError> {
     let manifest = &publication.edited.manifest;
-    for (path, file) in publication.files {
-        put_file(store, &keys::object(collection, &path), file).await?;
+    for (path, file) in &publication.files {
+        put_file(store, &keys::object(collection, path), file, patience).await?;
     }
     if let Some((path, bytes)) = &publication.edited.dead {
-        put_bytes(store, &keys::object(collection, path), bytes.clone().into()).await?;
+        put_new(store, &keys::object(collection, path), bytes.clone().into(), patience).await?;
     }
     let (path, bytes) = (manifest.path(&publication.nonce), Bytes::from(manifest.encode()));
     let reference = ManifestReference {
         path,
         digest: Digest::of(&bytes),
     };
-    put_bytes(store, &keys::object(collection, &reference.path), bytes).await?;
+    put_new(store, &keys::object(collection, &reference.path), bytes, patience).await?;
     let release = KeptRelease {
         generation: manifest.generation,
         lineage: manifest.lineage.clone(),
@@ -51,37 +64,61 @@ pub async fn publish(
         checkpoint: manifest.checkpoint.sequence,
         pinned: false,
     };
-    swing(store, collection, publication.nonce, |pointer| edit(pointer, &release)).await
+    swing_with(
+        store,
+        collection,
+        publication.nonce,
+        |pointer| edit(pointer, &release),
+        patience,
+    )
+    .await
 }
 
-/// Tries of one object: a write of new content under a new name can be repeated without harm.
-const TRIES: u32 = 5;
-
-async fn put_bytes(store: &dyn Store, key: &str, bytes: Bytes) -> Result<(), StoreError> {
-    let mut sent = false;
-    for _ in 0..TRIES {
+/// Creates an object whose name holds a nonce or a ULID of ours: once a send was not answered, one that is there
+/// already is our own.
+async fn put_new(store: &dyn Store, key: &str, bytes: Bytes, patience: Patience) -> Result<(), StoreError> {
+    let mut is_sent = false;
+    for n in 0..patience.tries {
         match store.put(key, Body::Bytes(bytes.clone()), Precondition::Absent).await {
             Ok(_) => return Ok(()),
-            // The name holds a nonce of ours: it is there because an earlier try landed.
-            Err(StoreError::PreconditionFailed { .. }) if sent => return Ok(()),
-            Err(StoreError::NoAnswer { .. }) => sent = true,
-            Err(error) => return Err(error),
+            Err(StoreError::PreconditionFailed { .. }) if is_sent => return Ok(()),
+            Err(StoreError::NoAnswer { .. }) => is_sent = true,
+            Err(error) if !error.may_pass() => return Err(error),
+            Err(_) => {}
         }
+        patience.wait(n).await;
     }
-    Err(StoreError::NoAnswer { key: key.to_owned() })
+    Err(StoreError::no_answer(key))
 }
 
-async fn put_file(store: &dyn Store, key: &str, file: PathBuf) -> Result<(), StoreError> {
-    let mut sent = false;
-    for _ in 0..TRIES {
-        match store.put(key, Body::File(file.clone()), Precondition::Absent).await {
+/// The same with a file. A send that was not answered may have taken the file away without leaving an object, so that
+/// only the object itself tells.
+async fn put_file(store: &dyn Store, key: &str, file: &Path, patience: Patience) -> Result<(), StoreError> {
+    let read = |source| StoreError::Body {
+        key: key.to_owned(),
+        path: file.display().to_string(),
+        source,
+    };
+    let length = std::fs::metadata(file).map_err(read)?.len();
+    let mut is_sent = false;
+    for n in 0..patience.tries {
+        match store.put(key, Body::File(file.to_owned()), Precondition::Absent).await {
             Ok(_) => return Ok(()),
-            Err(StoreError::PreconditionFailed { .. }) if sent => return Ok(()),
-            // A store that moves files has moved this one when an earlier try landed.
-            Err(StoreError::NotFound { .. }) if sent => return Ok(()),
-            Err(StoreError::NoAnswer { .. }) => sent = true,
-            Err(error) => return Err(error),
+            Err(error @ (StoreError::PreconditionFailed { .. } | StoreError::Body { .. })) if is_sent => {
+                // One byte is asked for and none behind it: one that is there with this length gives exactly that one.
+                match store.get_range(key, length.saturating_sub(1)..length + 1).await {
+                    Ok(end) if end.len() as u64 == length.min(1) => return Ok(()),
+                    Ok(_) => return Err(error),
+                    Err(missing) if missing.is_not_found() => return Err(error),
+                    Err(error) if !error.may_pass() => return Err(error),
+                    Err(_) => {}
+                }
+            }
+            Err(StoreError::NoAnswer { .. }) => is_sent = true,
+            Err(error) if !error.may_pass() => return Err(error),
+            Err(_) => {}
         }
+        patience.wait(n).await;
     }
-    Err(StoreError::NoAnswer { key: key.to_owned() })
+    Err(StoreError::no_answer(key))
 }
