@@ -203,7 +203,10 @@ impl SearchService for SearchRpc {
         &self,
         request: Request<GetServingStatsRequest>,
     ) -> Result<Response<GetServingStatsResponse>, Status> {
-        let followed = self.followed(&request.into_inner().collection).await?;
+        let limit = Deadline::remaining(request.extensions());
+        let request = request.into_inner();
+        let followed = self.followed(&request.collection).await?;
+        self.at_least(&followed, &request.min_position, limit).await?;
         let Some(served) = Self::served(&followed)? else {
             return Ok(Response::new(GetServingStatsResponse::default()));
         };
