@@ -147,7 +147,7 @@ impl CollectionIndexer {
             let message = panic_message(&*panic);
             Err(IndexerError::Panic { message })
         });
-        turn.stop_merge().await;
+        turn.stop_merges().await;
         match result {
             Ok(()) => {
                 turn.goodbye().await?;

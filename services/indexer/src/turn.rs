@@ -27,7 +27,7 @@ use verdigris_store::{CommitError, collection as objects, commit};
 
 use crate::collection::Panics;
 use crate::error::IndexerError;
-use crate::merge::{MergeJob, finished};
+use crate::merge::Merges;
 use crate::order::{OrderContext, Ordered};
 use crate::progress::{OutcomeCounts, Published};
 use crate::window::{Caution, TRIAL_EVENTS, WindowContext, next_window};
@@ -51,7 +51,7 @@ pub(crate) struct Turn<'a> {
     pub(crate) crashed_at: Option<u64>,
     /// The event that is read alone just now.
     pub(crate) named: Option<u64>,
-    pub(crate) merge: Option<MergeJob>,
+    pub(crate) merges: Merges,
 }
 
 /// What a publish changes, beside what follows from the head.
@@ -133,7 +133,7 @@ impl<'a> Turn<'a> {
             },
             crashed_at: trying.filter(|_| crashed),
             named: None,
-            merge: None,
+            merges: Merges::default(),
         })
     }
 
@@ -165,7 +165,7 @@ impl<'a> Turn<'a> {
             self.publish_settings().await?;
         }
         loop {
-            self.begin_merge()?;
+            self.begin_merges()?;
             if self.handle.status.go_on() {
                 self.deps.metrics.standstill(self.name, false);
                 tracing::info!(collection = %self.name, "publishing goes on");
@@ -191,7 +191,7 @@ impl<'a> Turn<'a> {
                         let _ = done.send(adopted);
                     }
                 },
-                merged = finished(&mut self.merge) => self.commit_merge(merged).await?,
+                merged = self.merges.finished() => self.commit_merge(merged).await?,
                 window = next_window(&*self.deps.bus, &self.deps.clock, &context) => {
                     let window = window?;
                     tokio::select! {
