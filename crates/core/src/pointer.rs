@@ -3,6 +3,8 @@
 //! Sequence and nonce make every content different from every other, so that a store's tag, often the MD5 of the
 //! content, never repeats.
 
+mod holding;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -335,6 +337,12 @@ pub enum EditRefused {
         /// Why.
         reason: String,
     },
+    /// Nothing is held that could be resumed.
+    #[error("publishing is not held")]
+    NotHeld,
+    /// The release is not kept, or not any more.
+    #[error("release {0} is not kept")]
+    NotKept(u64),
 }
 
 /// What a publish tells the pointer.

@@ -74,6 +74,10 @@ reasons! {
     DeadlineExceeded = "DEADLINE_EXCEEDED", DeadlineExceeded;
     /// Publishing is held by a person.
     PublishingHeld = "PUBLISHING_HELD", FailedPrecondition;
+    /// Publishing is not held, so there is nothing to resume.
+    NotHeld = "NOT_HELD", FailedPrecondition;
+    /// The log does not keep every event since the release.
+    NotReplayable = "NOT_REPLAYABLE", FailedPrecondition;
     /// The disk is full: nothing more is accepted or published.
     DiskFull = "DISK_FULL", ResourceExhausted;
     /// The data folder cannot be written.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 use verdigris_core::dead_letter::DeadLetter as Letter;
 use verdigris_core::event::AHEAD_NS_MAX;
@@ -20,7 +21,8 @@ use verdigris_proto::admin::*;
 use verdigris_proto::reason::Reason;
 use verdigris_store::{collection as objects, commit, fetch};
 
-use crate::error::{chain, reason_of_store};
+use crate::error::{IndexerError, chain, reason_of_store};
+use crate::holding::RollBack;
 use crate::ingest::{accept, name_of, settings_of, status_of_bus, status_of_read};
 use crate::resync::Resync;
 use crate::shown::{parsed_settings, position_of, reason_word, replayed, shown_letter, status_of_commit};
@@ -145,6 +147,24 @@ impl AdminRpc {
         removed.map_err(|error| status_of_read(&error))
     }
 
+    /// Has a collection's indexer do something, and waits until it is done.
+    async fn tell(
+        &self,
+        name: &CollectionName,
+        command: Command,
+        ended: oneshot::Receiver<Result<(), IndexerError>>,
+    ) -> Result<(), Status> {
+        let Some(handle) = self.indexer.handle(name) else {
+            return Err(Reason::CollectionNotFound.status(format!("collection {name} does not exist")));
+        };
+        handle.send(command).await;
+        match ended.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.standstill().reason.status(chain(&error))),
+            Err(_) => Err(Reason::ShuttingDown.status("the indexer ended before it had done this")),
+        }
+    }
+
     async fn append_one(&self, name: &CollectionName, payload: Bytes) -> Result<Position, Status> {
         let accepted = accept(&self.indexer, name, vec![payload]).await?;
         match (accepted.last, accepted.rejections.first()) {
@@ -155,6 +175,14 @@ impl AdminRpc {
             (None, None) => Err(Reason::InvalidArgument.status("there is no event in it")),
         }
     }
+}
+
+/// A text that must not be empty.
+fn given(field: &str, text: String, why: &str) -> Result<String, Status> {
+    if text.trim().is_empty() {
+        return Err(Reason::InvalidArgument.status_for_field(field, format!("{field} is empty: {why}")));
+    }
+    Ok(text)
 }
 
 #[tonic::async_trait]
@@ -304,6 +332,56 @@ impl AdminService for AdminRpc {
             bytes: verification.bytes,
             problems: verification.problems,
         }))
+    }
+
+    async fn roll_back_release(&self, request: Request<RollBackReleaseRequest>) -> Result<Response<Release>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.collection)?;
+        let actor = given("actor", request.actor, "say who goes back")?;
+        let words = given("reason", request.reason, "say why; the next person will want to know")?;
+        // A generation that is not kept is told before anything stands still.
+        self.manifest(&name, request.generation).await?;
+        let (done, ended) = oneshot::channel();
+        let wish = RollBack {
+            generation: request.generation,
+            actor,
+            words,
+            without_replay: request.without_replay,
+            done,
+        };
+        self.tell(&name, Command::RollBack(wish), ended).await?;
+        let (manifest, pointer, pinned) = self.manifest(&name, 0).await?;
+        Ok(Response::new(self.release(&manifest, &pointer, pinned).await))
+    }
+
+    async fn resume_publishing(
+        &self,
+        request: Request<ResumePublishingRequest>,
+    ) -> Result<Response<ResumePublishingResponse>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.collection)?;
+        let actor = given("actor", request.actor, "say who goes on")?;
+        let (manifest, ..) = self.manifest(&name, 0).await?;
+        let (done, ended) = oneshot::channel();
+        self.tell(&name, Command::Resume { actor, done }, ended).await?;
+        let state = self.indexer.deps().bus.state(&name).await;
+        let state = state.map_err(|error| status_of_bus(&error))?;
+        Ok(Response::new(ResumePublishingResponse {
+            unread_events: state.last.saturating_sub(manifest.checkpoint.sequence),
+        }))
+    }
+
+    async fn pin_release(&self, request: Request<PinReleaseRequest>) -> Result<Response<Release>, Status> {
+        let request = request.into_inner();
+        let name = name_of(&request.collection)?;
+        let (nonce, now) = (commit::nonce(), Timestamp(self.indexer.deps().clock.now_ns()));
+        let swung = commit::swing(&*self.indexer.deps().store, &name, nonce.clone(), |pointer| {
+            pointer.pin(request.generation, request.pinned, nonce.clone(), now)
+        })
+        .await;
+        swung.map_err(|error| status_of_commit(&error))?;
+        let (manifest, pointer, pinned) = self.manifest(&name, request.generation).await?;
+        Ok(Response::new(self.release(&manifest, &pointer, pinned).await))
     }
 
     async fn list_dead_letters(

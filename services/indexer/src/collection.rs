@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use verdigris_bus::BusError;
 use verdigris_core::names::CollectionName;
@@ -124,8 +124,21 @@ impl CollectionIndexer {
                     }
                 }
                 Some(Command::Refresh) => return true,
+                Some(Command::RollBack(wish)) => self.refuse(wish.done),
+                Some(Command::Resume { done, .. }) => self.refuse(done),
             }
         }
+    }
+
+    /// Tells somebody that the collection stands still.
+    fn refuse(&self, done: oneshot::Sender<Result<(), IndexerError>>) {
+        let refused = self
+            .handle
+            .status
+            .standstill()
+            .map_or(Ok(()), |why| Err(IndexerError::StandsStill(why)));
+        // The asker may have gone.
+        let _ = done.send(refused);
     }
 
     /// Publishes the head again with a checkpoint before the first event of the log that is there now.

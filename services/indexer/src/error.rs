@@ -62,6 +62,15 @@ pub enum IndexerError {
         /// What it said.
         message: String,
     },
+    /// A release that is not kept.
+    #[error("release {0} is not kept; see `verdigris releases list`")]
+    NotKept(u64),
+    /// The log does not hold every event after a release.
+    #[error("the log does not keep every event since release {0}; `--without-replay` goes back all the same")]
+    NotReplayable(u64),
+    /// Publishing stands still for another reason.
+    #[error("{}", .0.message)]
+    StandsStill(Standstill),
     /// The process ends.
     #[error("the process ends")]
     Stopped,
@@ -83,6 +92,10 @@ impl IndexerError {
             Self::Commit(CommitError::Refused(EditRefused::LostTurn { .. })) => Reason::LostTurn,
             Self::Commit(CommitError::Refused(EditRefused::Held { .. })) => Reason::PublishingHeld,
             Self::Commit(CommitError::Refused(EditRefused::Deleted(_))) => Reason::CollectionDeleted,
+            Self::Commit(CommitError::Refused(EditRefused::NotHeld)) => Reason::NotHeld,
+            Self::StandsStill(standstill) => standstill.reason,
+            Self::NotKept(_) => Reason::ReleaseNotFound,
+            Self::NotReplayable(_) => Reason::NotReplayable,
             Self::Commit(_) => Reason::StoreUnavailable,
             Self::Bus(BusError::Full { .. }) => Reason::DiskFull,
             Self::Bus(BusError::ReadOnly { .. }) => Reason::ReadOnly,

@@ -10,6 +10,7 @@ mod dead_letters;
 mod embed;
 pub mod error;
 mod garbage;
+mod holding;
 mod ingest;
 mod merge;
 pub mod metrics;
@@ -75,6 +76,15 @@ pub struct IndexerDeps {
 pub(crate) enum Command {
     /// Look at the pointer again.
     Refresh,
+    /// Publish an older release's content, and stand still.
+    RollBack(holding::RollBack),
+    /// Go on with the events since.
+    Resume {
+        /// Who asks.
+        actor: String,
+        /// Told when it is done.
+        done: oneshot::Sender<Result<(), IndexerError>>,
+    },
     /// Go on from the beginning of the log that is there now.
     AdoptStream {
         /// Told when it is done.

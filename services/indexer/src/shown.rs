@@ -5,6 +5,7 @@ use tonic::Status;
 use verdigris_core::dead_letter::DeadLetter as Letter;
 use verdigris_core::event::Event;
 use verdigris_core::manifest::{Manifest, PublishReason};
+use verdigris_core::pointer::EditRefused;
 use verdigris_core::revision::RevisionKind;
 use verdigris_core::settings::Settings as CollectionSettings;
 use verdigris_proto::admin::DeadLetter;
@@ -43,6 +44,10 @@ pub(crate) fn status_of_commit(error: &CommitError) -> Status {
     let reason = match error {
         CommitError::Store(error) => reason_of_store(error),
         CommitError::Read(error) => reason_of_read(error),
+        CommitError::Refused(EditRefused::NotHeld) => Reason::NotHeld,
+        CommitError::Refused(EditRefused::NotKept(_)) => Reason::ReleaseNotFound,
+        CommitError::Refused(EditRefused::Held { .. }) => Reason::PublishingHeld,
+        CommitError::Refused(EditRefused::LostTurn { .. }) => Reason::LostTurn,
         CommitError::Refused(_) => Reason::CollectionDeleted,
         CommitError::Unknown(_) => Reason::StoreUnavailable,
     };

@@ -16,7 +16,7 @@ use verdigris_core::manifest::{
     Checkpoint, Genesis, LineageId, Manifest, PublishReason, SegmentId, SettingsReference, Stats,
 };
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::EditRefused;
+use verdigris_core::pointer::{EditRefused, Hold};
 use verdigris_core::position::StreamIdentity;
 use verdigris_core::settings::Settings;
 use verdigris_core::timestamp::Timestamp;
@@ -52,6 +52,8 @@ pub(crate) struct Turn<'a> {
     /// The event that is read alone just now.
     pub(crate) named: Option<u64>,
     pub(crate) merges: Merges,
+    /// Set while a person holds publishing.
+    pub(crate) held: Option<Hold>,
 }
 
 /// What a publish changes, beside what follows from the head.
@@ -134,6 +136,7 @@ impl<'a> Turn<'a> {
             crashed_at: trying.filter(|_| crashed),
             named: None,
             merges: Merges::default(),
+            held: pointer.publish_hold().cloned(),
         })
     }
 
@@ -161,10 +164,20 @@ impl<'a> Turn<'a> {
         commands: &mut mpsc::Receiver<Command>,
         token: &CancellationToken,
     ) -> Result<(), IndexerError> {
-        if self.head.manifest().generation > 0 && self.head.manifest().settings != self.wanted_settings {
-            self.publish_settings().await?;
-        }
+        self.settings_into_force().await?;
         loop {
+            if let Some(hold) = self.held.clone() {
+                self.hold(hold);
+                let command = tokio::select! {
+                    () = token.cancelled() => return Ok(()),
+                    command = commands.recv() => command,
+                };
+                match command {
+                    None => return Ok(()),
+                    Some(command) => self.obey(command).await?,
+                }
+                continue;
+            }
             self.begin_merges()?;
             if self.handle.status.go_on() {
                 self.deps.metrics.standstill(self.name, false);
@@ -182,14 +195,7 @@ impl<'a> Turn<'a> {
                 () = token.cancelled() => return Ok(()),
                 command = commands.recv() => match command {
                     None => return Ok(()),
-                    Some(Command::Refresh) => self.refresh().await?,
-                    Some(Command::AdoptStream { done }) => {
-                        let stream = self.deps.bus.open(self.name).await?;
-                        let fits = stream == self.head.manifest().checkpoint.stream;
-                        let adopted = if fits { Ok(()) } else { self.adopt(stream).await };
-                        // The asker may have gone; the repair stands all the same.
-                        let _ = done.send(adopted);
-                    }
+                    Some(command) => self.obey(command).await?,
                 },
                 merged = self.merges.finished() => self.commit_merge(merged).await?,
                 window = next_window(&*self.deps.bus, &self.deps.clock, &context) => {
@@ -203,6 +209,42 @@ impl<'a> Turn<'a> {
         }
     }
 
+    /// Does what somebody asked. What goes wrong with a wish is the asker's; the turn goes on.
+    async fn obey(&mut self, command: Command) -> Result<(), IndexerError> {
+        // Whoever asked may have gone; what was done stands all the same.
+        match command {
+            Command::Refresh => self.refresh().await?,
+            Command::RollBack(wish) => {
+                let result = self.roll_back(&wish).await;
+                let _ = wish.done.send(result);
+            }
+            Command::Resume { actor, done } => {
+                let result = self.resume(&actor).await;
+                let resumed = result.is_ok();
+                let _ = done.send(result);
+                if resumed {
+                    self.settings_into_force().await?;
+                }
+            }
+            Command::AdoptStream { done } => {
+                let stream = self.deps.bus.open(self.name).await?;
+                let fits = stream == self.head.manifest().checkpoint.stream;
+                let adopted = if fits { Ok(()) } else { self.adopt(stream).await };
+                let _ = done.send(adopted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes settings that wait for it, unless publishing is held.
+    async fn settings_into_force(&mut self) -> Result<(), IndexerError> {
+        let manifest = self.head.manifest();
+        if manifest.generation > 0 && manifest.settings != self.wanted_settings && self.held.is_none() {
+            self.publish_settings().await?;
+        }
+        Ok(())
+    }
+
     /// Looks at the pointer again: settings may have changed, or the collection may be deleted.
     pub(crate) async fn refresh(&mut self) -> Result<(), IndexerError> {
         let pointer = objects::pointer(&*self.deps.store, self.name).await?.pointer;
@@ -213,7 +255,7 @@ impl<'a> Turn<'a> {
             self.settings = objects::settings(&*self.deps.store, self.name, &pointer.settings).await?;
             self.wanted_settings = pointer.settings;
             if self.head.manifest().generation > 0 {
-                self.publish_settings().await?;
+                self.settings_into_force().await?;
             } else {
                 self.begin_anew().await?;
             }

@@ -286,6 +286,34 @@ pub(crate) enum Releases {
         /// Generation; the newest without it
         generation: Option<u64>,
     },
+    /// Go back to an older release's content, and hold publishing until resumed
+    Rollback {
+        /// Generation of a kept release
+        generation: u64,
+        /// Why; it is kept with the release and shown as long as publishing is held
+        #[arg(long, value_name = "WORDS")]
+        reason: String,
+        /// Go back although the log does not keep every event since
+        #[arg(long)]
+        without_replay: bool,
+        /// Who goes back, by default the user of this machine
+        #[arg(long, value_name = "NAME")]
+        actor: Option<String>,
+    },
+    /// Go on after a rollback: the events since are read again
+    Resume {
+        /// Who goes on, by default the user of this machine
+        #[arg(long, value_name = "NAME")]
+        actor: Option<String>,
+    },
+    /// Keep a release until it is let go by word
+    Pin {
+        /// Generation of a kept release
+        generation: u64,
+        /// Let it go instead
+        #[arg(long)]
+        remove: bool,
+    },
     /// Write a release as one stock FAISS index with its documents
     Export {
         /// Generation; the newest without it

@@ -124,6 +124,48 @@ pub struct GetReleaseRequest {
     pub generation: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RollBackReleaseRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// The kept release whose content is published again.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    /// Who asks.
+    #[prost(string, tag = "3")]
+    pub actor: ::prost::alloc::string::String,
+    /// Why, in that person's words; kept in the manifest and shown as long as publishing is held.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// Goes back although the log does not keep every event since: those are lost to the collection until they are sent
+    /// again. Reading goes on after what the newest release holds.
+    #[prost(bool, tag = "5")]
+    pub without_replay: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumePublishingRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// Who asks.
+    #[prost(string, tag = "2")]
+    pub actor: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumePublishingResponse {
+    /// Events in the log that no release holds.
+    #[prost(uint64, tag = "1")]
+    pub unread_events: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PinReleaseRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    /// False lets it go.
+    #[prost(bool, tag = "3")]
+    pub pinned: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VerifyReleaseRequest {
     #[prost(string, tag = "1")]
     pub collection: ::prost::alloc::string::String,
@@ -632,6 +674,84 @@ pub mod admin_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Publishes an older kept release's content again, and holds publishing until resumed.
+        pub async fn roll_back_release(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RollBackReleaseRequest>,
+        ) -> std::result::Result<tonic::Response<super::Release>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/RollBackRelease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("verdigris.admin.v1.AdminService", "RollBackRelease"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lifts the hold on publishing: the events since are read again.
+        pub async fn resume_publishing(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResumePublishingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResumePublishingResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/ResumePublishing",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "verdigris.admin.v1.AdminService",
+                        "ResumePublishing",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps a release until it is let go by word, or lets it go.
+        pub async fn pin_release(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PinReleaseRequest>,
+        ) -> std::result::Result<tonic::Response<super::Release>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/PinRelease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("verdigris.admin.v1.AdminService", "PinRelease"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn list_dead_letters(
             &mut self,
             request: impl tonic::IntoRequest<super::ListDeadLettersRequest>,
@@ -879,6 +999,24 @@ pub mod admin_service_server {
             tonic::Response<super::VerifyReleaseResponse>,
             tonic::Status,
         >;
+        /// Publishes an older kept release's content again, and holds publishing until resumed.
+        async fn roll_back_release(
+            &self,
+            request: tonic::Request<super::RollBackReleaseRequest>,
+        ) -> std::result::Result<tonic::Response<super::Release>, tonic::Status>;
+        /// Lifts the hold on publishing: the events since are read again.
+        async fn resume_publishing(
+            &self,
+            request: tonic::Request<super::ResumePublishingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ResumePublishingResponse>,
+            tonic::Status,
+        >;
+        /// Keeps a release until it is let go by word, or lets it go.
+        async fn pin_release(
+            &self,
+            request: tonic::Request<super::PinReleaseRequest>,
+        ) -> std::result::Result<tonic::Response<super::Release>, tonic::Status>;
         async fn list_dead_letters(
             &self,
             request: tonic::Request<super::ListDeadLettersRequest>,
@@ -1396,6 +1534,143 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VerifyReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/RollBackRelease" => {
+                    #[allow(non_camel_case_types)]
+                    struct RollBackReleaseSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::RollBackReleaseRequest>
+                    for RollBackReleaseSvc<T> {
+                        type Response = super::Release;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RollBackReleaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::roll_back_release(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RollBackReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/ResumePublishing" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResumePublishingSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ResumePublishingRequest>
+                    for ResumePublishingSvc<T> {
+                        type Response = super::ResumePublishingResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResumePublishingRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::resume_publishing(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResumePublishingSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/PinRelease" => {
+                    #[allow(non_camel_case_types)]
+                    struct PinReleaseSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::PinReleaseRequest>
+                    for PinReleaseSvc<T> {
+                        type Response = super::Release;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PinReleaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::pin_release(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PinReleaseSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

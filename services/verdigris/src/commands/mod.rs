@@ -38,7 +38,14 @@ pub(crate) fn needs_server(command: &Command) -> bool {
         | Command::Collections(_)
         | Command::Settings(_)
         | Command::Resync { .. }
-        | Command::Releases(Releases::List | Releases::Show { .. } | Releases::Verify { .. })
+        | Command::Releases(
+            Releases::List
+            | Releases::Show { .. }
+            | Releases::Verify { .. }
+            | Releases::Rollback { .. }
+            | Releases::Resume { .. }
+            | Releases::Pin { .. },
+        )
         | Command::DeadLetters(_)
         | Command::Evaluate(_) => true,
         Command::Up(_)

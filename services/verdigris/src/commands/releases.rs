@@ -1,11 +1,15 @@
 //! `releases`: what was published, and whether its files are whole. Exporting works on files and is not here.
 
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use verdigris_proto::admin::{
-    GetReleaseRequest, ListReleasesRequest, Release, VerifyReleaseRequest, VerifyReleaseResponse,
+    GetReleaseRequest, ListReleasesRequest, PinReleaseRequest, Release, ResumePublishingRequest,
+    RollBackReleaseRequest, VerifyReleaseRequest, VerifyReleaseResponse,
 };
+use verdigris_proto::search::GetServingStatsRequest;
 
 use super::documents::pretty;
 use super::{CommandError, raw};
@@ -60,8 +64,101 @@ pub(crate) async fn run(
             Ok(Exit::Done)
         }
         Releases::Verify { generation } => verify(collection, generation.unwrap_or(0), client, output).await,
+        Releases::Rollback { .. } | Releases::Resume { .. } | Releases::Pin { .. } => {
+            act(command, collection, client, output).await
+        }
         Releases::Export { .. } => unreachable!("main runs what needs no server"),
     }
+}
+
+/// What changes something.
+async fn act(command: &Releases, collection: String, client: &Client, output: &Output) -> Result<Exit, CommandError> {
+    match command {
+        Releases::Rollback {
+            generation,
+            reason,
+            without_replay,
+            actor,
+        } => {
+            let request = RollBackReleaseRequest {
+                collection: collection.clone(),
+                generation: *generation,
+                actor: actor.clone().unwrap_or_else(user),
+                reason: reason.clone(),
+                without_replay: *without_replay,
+            };
+            let release = client.admin().roll_back_release(within(LONG_CALL, request)).await?;
+            let release = Shown::try_from(release.into_inner())?;
+            answered(&collection, release.generation, client).await?;
+            output.answer(&release, |release| went_back(*generation, release))?;
+        }
+        Releases::Resume { actor } => {
+            let actor = actor.clone().unwrap_or_else(user);
+            let request = ResumePublishingRequest { collection, actor };
+            let answer = client.admin().resume_publishing(within(LONG_CALL, request)).await?;
+            let unread = answer.into_inner().unread_events;
+            output.answer(&json!({"unread_events": unread}), |_| {
+                format!("publishing goes on; {unread} events are read again")
+            })?;
+        }
+        Releases::Pin { generation, remove } => {
+            let request = PinReleaseRequest {
+                collection,
+                generation: *generation,
+                pinned: !remove,
+            };
+            let release = client.admin().pin_release(within(CALL, request)).await?.into_inner();
+            output.answer(&Shown::try_from(release)?, |release| {
+                let until = if release.pinned {
+                    "is kept until it is let go by word"
+                } else {
+                    "is kept as long as any other"
+                };
+                format!("generation {} {until}", release.generation)
+            })?;
+        }
+        _ => unreachable!("the caller shows what changes nothing"),
+    }
+    Ok(Exit::Done)
+}
+
+/// The user of this machine, as an actor.
+fn user() -> String {
+    ["USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok())
+        .unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Waits until searches are answered from this generation or a later one.
+async fn answered(collection: &str, generation: u64, client: &Client) -> Result<(), CommandError> {
+    /// Between two questions: the reader looks at the pointer as often.
+    const PAUSE: Duration = Duration::from_millis(50);
+    let until = Instant::now() + CALL;
+    loop {
+        let request = GetServingStatsRequest {
+            collection: collection.to_owned(),
+            ..GetServingStatsRequest::default()
+        };
+        let stats = client
+            .search()
+            .get_serving_stats(within(CALL, request))
+            .await?
+            .into_inner();
+        let served = stats.release.map_or(0, |release| release.generation);
+        if served >= generation || Instant::now() > until {
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn went_back(to: u64, release: &Shown) -> String {
+    format!(
+        "searches are answered from the content of generation {to} again, as generation {}\n\
+         publishing is held; look at the events since, then: verdigris releases resume",
+        release.generation
+    )
 }
 
 async fn verify(collection: String, generation: u64, client: &Client, output: &Output) -> Result<Exit, CommandError> {

@@ -181,6 +181,24 @@ impl AdminService for Scripted {
         }))
     }
 
+    async fn roll_back_release(
+        &self,
+        _: Request<admin::RollBackReleaseRequest>,
+    ) -> Result<Response<admin::Release>, Status> {
+        unused()
+    }
+
+    async fn resume_publishing(
+        &self,
+        _: Request<admin::ResumePublishingRequest>,
+    ) -> Result<Response<admin::ResumePublishingResponse>, Status> {
+        unused()
+    }
+
+    async fn pin_release(&self, _: Request<admin::PinReleaseRequest>) -> Result<Response<admin::Release>, Status> {
+        unused()
+    }
+
     async fn list_dead_letters(
         &self,
         request: Request<admin::ListDeadLettersRequest>,
