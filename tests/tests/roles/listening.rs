@@ -28,9 +28,7 @@ pub(crate) fn listen(process: &Process, concurrent_calls: usize) -> SocketAddr {
         metrics: RpcMetrics::register(&process.registry).expect("a fresh registry"),
     });
     let routes = Routes::new(SearchServiceServer::from_arc(process.search.clone()))
-        .add_service(
-            IngestServiceServer::from_arc(process.ingest.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
+        .add_service(IngestServiceServer::from_arc(process.ingest.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(AdminServiceServer::from_arc(process.admin.clone()));
     let server = Server {
         routes,

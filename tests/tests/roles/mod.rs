@@ -126,7 +126,9 @@ impl World {
     /// Accepts events as of another process; the position of the last.
     pub(crate) fn append(&self, events: Vec<Bytes>) -> Position {
         let events = events.into_iter().map(|payload| NewEvent { payload }).collect();
-        let appended = self.block_on(self.bus.append(&name(), events)).expect("the bus takes events");
+        let appended = self
+            .block_on(self.bus.append(&name(), events))
+            .expect("the bus takes events");
         appended.stream.position(appended.last)
     }
 
