@@ -32,7 +32,7 @@ use verdigris_core::timestamp::Timestamp;
 use verdigris_embed::{Embedder, Embedders};
 use verdigris_engine::release::open::OpenRelease;
 use verdigris_indexer::metrics::IndexerMetrics;
-use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, IngestRpc};
+use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, IngestRpc, collect_garbage};
 use verdigris_proto::ingest::ingest_service_server::IngestService;
 use verdigris_proto::ingest::{GetProgressRequest, IngestRequest};
 use verdigris_runtime::clock::Clock;
@@ -245,6 +245,13 @@ impl Process {
             metrics: SearchMetrics::register(&registry).expect("a fresh registry"),
         };
         let search = runtime.block_on(Search::start(deps, tasks.clone()))?;
+        let (garbage, token) = (indexer.clone(), tasks.token());
+        runtime.block_on(async {
+            tasks.spawn("garbage collection", async move {
+                collect_garbage(garbage, token).await;
+                Ok(())
+            });
+        });
         Ok(Self {
             runtime: Some(runtime),
             tasks,
