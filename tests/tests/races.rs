@@ -4,6 +4,12 @@
 
 mod roles;
 
+#[path = "races/collecting.rs"]
+mod collecting;
+#[path = "races/holding.rs"]
+mod holding;
+#[path = "races/merging.rs"]
+mod merging;
 #[path = "races/poison.rs"]
 mod poison;
 #[path = "races/sleepers.rs"]

@@ -35,6 +35,8 @@ use verdigris_indexer::metrics::IndexerMetrics;
 use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, IngestRpc, collect_garbage};
 use verdigris_proto::ingest::ingest_service_server::IngestService;
 use verdigris_proto::ingest::{GetProgressRequest, IngestRequest};
+use verdigris_proto::search::GetServingStatsRequest;
+use verdigris_proto::search::search_service_server::SearchService;
 use verdigris_runtime::clock::Clock;
 use verdigris_runtime::http::Readiness;
 use verdigris_runtime::shutdown::Tasks;
@@ -273,9 +275,10 @@ impl Process {
         &self.tasks
     }
 
-    /// Runs something in this process.
+    /// Runs something in this process that ends soon.
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime().block_on(work)
+        let work = async { tokio::time::timeout(2 * PATIENCE, work).await };
+        self.runtime().block_on(work).expect("it ends")
     }
 
     /// Sends events in one call; the position of the last.
@@ -293,6 +296,29 @@ impl Process {
         let position = self.send(events);
         let told = self.searchable(&position);
         told.unwrap_or_else(|status| panic!("{position} is not searchable: {status}"))
+    }
+
+    /// Publishes, and waits until the search role answers from a release that holds it.
+    pub(crate) fn serve(&self, events: Vec<Bytes>) -> u64 {
+        let generation = self.publish(events);
+        let collection = name().to_string();
+        self.block_on(async {
+            let asked = tokio::time::timeout(PATIENCE, async {
+                loop {
+                    let request = GetServingStatsRequest {
+                        collection: collection.clone(),
+                    };
+                    let stats = self.search.get_serving_stats(Request::new(request)).await;
+                    let release = stats.ok().and_then(|stats| stats.into_inner().release);
+                    if release.is_some_and(|release| release.generation >= generation) {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+            asked.await.expect("the search role follows");
+        });
+        generation
     }
 
     /// Why publishing stands still.

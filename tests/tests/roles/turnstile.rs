@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,19 +16,25 @@ use super::PATIENCE;
 
 type Rule = Box<dyn FnMut(Operation, &str) -> bool + Send>;
 
+/// How long a look for the call takes before the test does its part to bring it about once more.
+const TICK: Duration = Duration::from_millis(20);
+
 /// A store in front of another.
 pub(crate) struct Turnstile {
     inner: Arc<dyn Store>,
-    armed: Mutex<Option<(Rule, Sender<oneshot::Sender<()>>)>>,
+    armed: Mutex<Option<(Rule, Sender<Asleep>)>>,
 }
 
 /// Where a call will wait.
 pub(crate) struct Stop {
-    arrived: Receiver<oneshot::Sender<()>>,
+    arrived: Receiver<Asleep>,
 }
 
 /// A call that waits; it goes on when this is dropped or told to.
+#[derive(Debug)]
 pub(crate) struct Asleep {
+    pub(crate) operation: Operation,
+    pub(crate) key: String,
     wake: oneshot::Sender<()>,
 }
 
@@ -57,7 +64,8 @@ impl Turnstile {
                 return;
             }
             let (_, arrived) = armed.take().expect("it was there just now");
-            if arrived.send(wake).is_err() {
+            let key = key.to_owned();
+            if arrived.send(Asleep { operation, key, wake }).is_err() {
                 return;
             }
         }
@@ -69,8 +77,18 @@ impl Turnstile {
 impl Stop {
     /// Waits until a call has come.
     pub(crate) fn wait(self) -> Asleep {
-        let wake = self.arrived.recv_timeout(PATIENCE).expect("a call comes by");
-        Asleep { wake }
+        self.arrived.recv_timeout(PATIENCE).expect("a call comes by")
+    }
+
+    /// Does something again and again until a call has come.
+    pub(crate) fn wait_while(self, mut act: impl FnMut()) -> Asleep {
+        for _ in 0..PATIENCE.as_millis() / TICK.as_millis() {
+            act();
+            if let Ok(asleep) = self.arrived.recv_timeout(TICK) {
+                return asleep;
+            }
+        }
+        panic!("no call comes by");
     }
 }
 

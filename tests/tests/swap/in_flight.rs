@@ -25,7 +25,7 @@ fn a_request_in_flight_ends_on_its_release_after_that_was_collected() {
     world.create(&settings());
     let embedder = Arc::new(Unreliable::new(16));
     let process = Process::start(&world, Start::new("a").with_embedder(embedder.clone()));
-    assert_eq!(process.publish(batch(1)), 1);
+    assert_eq!(process.serve(batch(1)), 1);
     let segment = world.manifest(1).segments[0].id.to_string();
     let request = SearchRequest {
         collection: name().to_string(),
@@ -38,16 +38,9 @@ fn a_request_in_flight_ends_on_its_release_after_that_was_collected() {
     let in_flight = process
         .runtime()
         .spawn(async move { search.search(Request::new(request)).await });
-    process
-        .block_on(async {
-            embedder
-                .waiting
-                .subscribe()
-                .wait_for(|waiting| *waiting == 1)
-                .await
-                .map(|_| ())
-        })
-        .unwrap();
+    process.block_on(eventually("it waits for its vector", || {
+        (*embedder.waiting.borrow() == 1).then_some(())
+    }));
     for n in 2..RELEASES {
         process.publish(batch(n));
     }

@@ -204,7 +204,7 @@ fn a_thousand_releases_go_by_and_no_request_fails_or_is_answered_by_two_of_them(
     world.create(&settings());
     let process = world.process("a");
     let address = listen(&process, 64);
-    process.publish(batch(1));
+    process.serve(batch(1));
     let shared = Arc::new(Shared {
         told: Told::default(),
         sent: AtomicU64::new(1),
@@ -215,7 +215,7 @@ fn a_thousand_releases_go_by_and_no_request_fails_or_is_answered_by_two_of_them(
         .map(|number| process.runtime().spawn(client(address, shared.clone(), number)))
         .collect();
     let mut most_mapped = 0;
-    let generation = process.block_on(async {
+    let generation = process.runtime().block_on(async {
         for n in 2.. {
             shared.sent.store(n, Ordering::SeqCst);
             let position = send(&process.ingest, batch(n)).await;
