@@ -30,20 +30,24 @@ pub struct MergePlan {
     pub takes_base: bool,
 }
 
-/// The next merge that these segments need, if any. The cheapest kind first.
-pub fn plan(segments: &[SegmentEntry]) -> Option<MergePlan> {
+/// The next merge that these segments need, if any. Those `in_work` are being merged already; while the base is among
+/// them, what comes beside it is merged in tiers, so that a long merge of the base does not let segments pile up.
+pub fn plan(segments: &[SegmentEntry], in_work: &[SegmentId]) -> Option<MergePlan> {
+    let is_free = |segment: &&SegmentEntry| !in_work.contains(&segment.id);
     let base = base(segments);
     let beside: Vec<&SegmentEntry> = segments
         .iter()
         .filter(|segment| Some(&segment.id) != base.map(|b| &b.id))
+        .filter(is_free)
         .collect();
     let ids = |part: &[&SegmentEntry]| part.iter().map(|segment| segment.id.clone()).collect();
-    if let Some(base) = base {
+    if let Some(base) = base.filter(is_free) {
         let beside_live: u64 = beside.iter().map(|segment| live(segment)).sum();
         let crowded = beside_live as f64 > BESIDE_BASE_SHARE_MAX * live(base) as f64;
         if dead_share(base) > BASE_DEAD_SHARE_MAX || crowded {
+            let all = segments.iter().filter(is_free);
             return Some(MergePlan {
-                segments: segments.iter().map(|segment| segment.id.clone()).collect(),
+                segments: all.map(|segment| segment.id.clone()).collect(),
                 takes_base: true,
             });
         }
@@ -151,7 +155,7 @@ mod tests {
     }
 
     fn planned(segments: &[SegmentEntry]) -> Option<(Vec<String>, bool)> {
-        plan(segments).map(|plan| (plan.segments.iter().map(ToString::to_string).collect(), plan.takes_base))
+        plan(segments, &[]).map(|plan| (plan.segments.iter().map(ToString::to_string).collect(), plan.takes_base))
     }
 
     #[test]
@@ -177,6 +181,20 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_beside_a_base_that_is_being_merged_is_merged_in_tiers() {
+        let mut segments = vec![segment("base", 10_000, 10_000), segment("s", 2_600, 2_600)];
+        let in_work = ["base".to_owned().into(), "s".to_owned().into()];
+        assert_eq!(plan(&segments, &in_work), None);
+        segments.extend((0..8).map(|n| segment(&format!("p{n}"), 20, 20)));
+        let small = plan(&segments, &in_work).expect("a full tier");
+        assert!(!small.takes_base && small.segments.len() == 8);
+        assert!(!small.segments.iter().any(|id| in_work.contains(id)));
+        // And the other way round: a merge of small segments holds up no new base.
+        let free = plan(&segments, &small.segments).expect("a crowded base");
+        assert_eq!((free.takes_base, free.segments.as_slice()), (true, in_work.as_slice()));
+    }
+
+    #[test]
     fn a_mostly_dead_segment_beside_the_base_is_written_anew() {
         let segments = [segment("base", 100_000, 100_000), segment("s", 1_000, 400)];
         assert_eq!(planned(&segments), Some((vec!["s".to_owned()], false)));
@@ -190,7 +208,7 @@ mod tests {
         for n in 0..4_000 {
             segments.push(segment(&format!("p{n}"), 20, 20));
             published += 20;
-            while let Some(plan) = plan(&segments) {
+            while let Some(plan) = plan(&segments, &[]) {
                 assert!(!plan.takes_base);
                 let rows = segments
                     .iter()

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use roaring::RoaringBitmap;
 use tempfile::TempDir;
@@ -27,6 +28,8 @@ pub(crate) struct MergeJob {
     pub(crate) folder: TempDir,
     /// Told to stop early.
     pub(crate) stop: Arc<AtomicBool>,
+    /// When it began.
+    pub(crate) began: Instant,
     /// The work.
     pub(crate) work: tokio::task::JoinHandle<Result<Merged, EngineError>>,
 }
@@ -80,6 +83,7 @@ pub(crate) fn begin(release: &Arc<Release>, plan: MergePlan, context: MergeConte
         id,
         folder,
         stop,
+        began: Instant::now(),
         work,
     })
 }
@@ -100,9 +104,62 @@ pub(crate) fn dead_rows(
     BTreeMap::from([(id.clone(), died_meanwhile(&merged.origins, &dead_now))])
 }
 
-/// Waits for the merge under way, for ever when there is none. A merge that did not succeed is logged and planned again
+/// The merges under way: one that takes the base, which is long, and one beside it, which is short.
+#[derive(Default)]
+pub(crate) struct Merges {
+    base: Option<MergeJob>,
+    beside: Option<MergeJob>,
+}
+
+impl Merges {
+    /// Segments that are being merged.
+    pub(crate) fn in_work(&self) -> Vec<SegmentId> {
+        let jobs = [&self.base, &self.beside].into_iter().flatten();
+        jobs.flat_map(|job| job.plan.segments.iter().cloned()).collect()
+    }
+
+    /// Whether no merge of this kind is under way.
+    pub(crate) fn has_room(&self, plan: &MergePlan) -> bool {
+        if plan.takes_base {
+            self.base.is_none()
+        } else {
+            self.beside.is_none()
+        }
+    }
+
+    /// Remembers a merge that was begun.
+    pub(crate) fn add(&mut self, job: MergeJob) {
+        let place = if job.plan.takes_base {
+            &mut self.base
+        } else {
+            &mut self.beside
+        };
+        *place = Some(job);
+    }
+
+    /// Waits for either merge, for ever when there is none. Cancel safe: the work goes on, and its handle stays.
+    pub(crate) async fn finished(&mut self) -> (MergeJob, Merged) {
+        tokio::select! {
+            done = finished(&mut self.base) => done,
+            done = finished(&mut self.beside) => done,
+        }
+    }
+
+    /// Ends the merges at their next row; their results are of no use any more.
+    pub(crate) async fn stop(&mut self) {
+        let jobs = [self.base.take(), self.beside.take()];
+        for job in jobs.iter().flatten() {
+            job.stop.store(true, Ordering::Relaxed);
+        }
+        for job in jobs.into_iter().flatten() {
+            let _ = job.work.await;
+        }
+    }
+}
+
+/// Waits for a merge, for ever when there is none. A merge that did not succeed is logged and planned again
 /// with the next publish. Cancel safe: the work goes on, and its handle stays in place.
-pub(crate) async fn finished(merge: &mut Option<MergeJob>) -> (MergeJob, Merged) {
+async fn finished(merge: &mut Option<MergeJob>) -> (MergeJob, Merged) {
     loop {
         let Some(job) = merge else {
             return std::future::pending().await;

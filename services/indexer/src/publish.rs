@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tempfile::TempDir;
 use verdigris_core::edit::PublishEdit;
@@ -21,23 +20,23 @@ use crate::turn::{Change, Turn, blocking};
 use crate::write_segment;
 
 impl Turn<'_> {
-    pub(crate) fn begin_merge(&mut self) -> Result<(), IndexerError> {
-        if self.merge.is_some() {
-            return Ok(());
+    /// Begins what the head needs: one merge of the base and one beside it at most.
+    pub(crate) fn begin_merges(&mut self) -> Result<(), IndexerError> {
+        while let Some(plan) = merge::plan(&self.head.manifest().segments, &self.merges.in_work()) {
+            if !self.merges.has_room(&plan) {
+                return Ok(());
+            }
+            let context = MergeContext {
+                scratch: self.deps.scratch.clone(),
+                id: ulid::Ulid::generate().into(),
+                index_type: self.settings.ann.index_type,
+                text: self.settings.text.clone(),
+                // A merge leaves a processor to the answers.
+                threads: 1,
+            };
+            let job = crate::merge::begin(&self.head, plan, context).map_err(IndexerError::Scratch)?;
+            self.merges.add(job);
         }
-        let Some(plan) = merge::plan(&self.head.manifest().segments) else {
-            return Ok(());
-        };
-        let context = MergeContext {
-            scratch: self.deps.scratch.clone(),
-            id: ulid::Ulid::generate().into(),
-            index_type: self.settings.ann.index_type,
-            text: self.settings.text.clone(),
-            // A merge leaves a processor to the answers.
-            threads: 1,
-        };
-        let job = crate::merge::begin(&self.head, plan, context).map_err(IndexerError::Scratch)?;
-        self.merge = Some(job);
         Ok(())
     }
 
@@ -59,6 +58,10 @@ impl Turn<'_> {
         change.add = Some((merged.written, job.folder));
         self.publish(change).await?;
         let generation = self.head.manifest().generation;
+        tracing::info!(
+            collection = %self.name, generation, bytes = written, took_base = takes_base,
+            seconds = job.began.elapsed().as_secs(), "segments were merged"
+        );
         self.handle.progress.begin(Published {
             sequence: manifest.checkpoint.sequence,
             generation,
@@ -66,12 +69,8 @@ impl Turn<'_> {
         Ok(())
     }
 
-    pub(crate) async fn stop_merge(&mut self) {
-        if let Some(job) = self.merge.take() {
-            job.stop.store(true, Ordering::Relaxed);
-            // It ends at the next row; its result is of no use any more.
-            let _ = job.work.await;
-        }
+    pub(crate) async fn stop_merges(&mut self) {
+        self.merges.stop().await;
     }
 
     pub(crate) async fn publish(&mut self, mut change: Change) -> Result<(), IndexerError> {
