@@ -62,7 +62,7 @@ fn raced(manifests: &[Manifest]) -> Vec<Raced> {
         let inputs: BTreeSet<SegmentId> = before.difference(&after).cloned().collect();
         // It began with the first release whose plan it is.
         let is_planned = |manifest: &&Manifest| {
-            let plan = merge::plan(&manifest.segments);
+            let plan = merge::plan(&manifest.segments, &[]);
             plan.is_some_and(|plan| inputs.is_subset(&plan.segments.into_iter().collect()))
         };
         let publishes = manifests[..at]
@@ -110,7 +110,7 @@ fn what_changes_while_a_merge_runs_is_dead_in_its_result() {
             publish(events, &mut manifests, &model);
         }
         wait_until(&process, "merges are over", || {
-            merge::plan(&read(&world).segments).is_none()
+            merge::plan(&read(&world).segments, &[]).is_none()
         });
         let newest = newest(&world);
         model.check(&world, &newest);
@@ -181,7 +181,7 @@ fn with_fault(world: &World, model: &mut Model, n: u64, fault: Fault) -> bool {
         last = Some(position.to_string());
     }
     wait_until(&process, "a crash, or the end of merges", || {
-        store.is_crashed() || merge::plan(&read(world).segments).is_none()
+        store.is_crashed() || merge::plan(&read(world).segments, &[]).is_none()
     });
     if store.is_crashed() {
         process.kill();

@@ -300,25 +300,15 @@ impl Process {
 
     /// Publishes, and waits until the search role answers from a release that holds it.
     pub(crate) fn serve(&self, events: Vec<Bytes>) -> u64 {
-        let generation = self.publish(events);
+        let min_position = self.send(events);
         let collection = name().to_string();
-        self.block_on(async {
-            let asked = tokio::time::timeout(PATIENCE, async {
-                loop {
-                    let request = GetServingStatsRequest {
-                        collection: collection.clone(),
-                    };
-                    let stats = self.search.get_serving_stats(Request::new(request)).await;
-                    let release = stats.ok().and_then(|stats| stats.into_inner().release);
-                    if release.is_some_and(|release| release.generation >= generation) {
-                        return;
-                    }
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            });
-            asked.await.expect("the search role follows");
-        });
-        generation
+        let request = GetServingStatsRequest {
+            collection,
+            min_position,
+        };
+        let stats = self.block_on(self.search.get_serving_stats(Request::new(request)));
+        let release = stats.expect("the search role follows").into_inner().release;
+        release.expect("there is a release").generation
     }
 
     /// Why publishing stands still.
