@@ -15,6 +15,7 @@ pub struct Embedders {
     threads: usize,
     cache: Option<Arc<EmbeddingCache>>,
     minilm: Mutex<Option<Arc<dyn Embedder>>>,
+    stand_in: Option<Arc<dyn Embedder>>,
 }
 
 impl Embedders {
@@ -25,14 +26,25 @@ impl Embedders {
             threads,
             cache,
             minilm: Mutex::new(None),
+            stand_in: None,
         }
+    }
+
+    /// Uses `embedder` wherever settings ask for hashes: for tests of what happens around an embedder that fails.
+    #[must_use]
+    pub fn with_hashes_by(mut self, embedder: Arc<dyn Embedder>) -> Self {
+        self.stand_in = Some(embedder);
+        self
     }
 
     /// The identity that settings ask for; no model is loaded for it.
     pub fn identity(&self, settings: &EmbedderSettings) -> Result<EmbedderIdentity, EmbedError> {
         match settings.provider {
             Provider::Minilm => Ok(MiniLm::known_identity()),
-            Provider::Hash => Ok(HashEmbedder::new(settings.dimension)?.identity().clone()),
+            Provider::Hash => match &self.stand_in {
+                Some(embedder) => Ok(embedder.identity().clone()),
+                None => Ok(HashEmbedder::new(settings.dimension)?.identity().clone()),
+            },
             Provider::None => Ok(EmbedderIdentity::none(settings.dimension)),
         }
     }
@@ -41,7 +53,10 @@ impl Embedders {
     pub fn queries(&self, settings: &EmbedderSettings) -> Result<Option<Arc<dyn Embedder>>, EmbedError> {
         match settings.provider {
             Provider::Minilm => self.minilm().map(Some),
-            Provider::Hash => Ok(Some(Arc::new(HashEmbedder::new(settings.dimension)?))),
+            Provider::Hash => match &self.stand_in {
+                Some(embedder) => Ok(Some(embedder.clone())),
+                None => Ok(Some(Arc::new(HashEmbedder::new(settings.dimension)?))),
+            },
             Provider::None => Ok(None),
         }
     }

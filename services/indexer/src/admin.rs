@@ -130,7 +130,12 @@ impl AdminRpc {
         self.pointer(name).await?;
         let batches = dead_letters::batches(&*self.indexer.deps().store, name).await;
         let batches = batches.map_err(|error| status_of_read(&error))?;
-        Ok(batches.into_iter().flat_map(|batch| batch.letters).collect())
+        // A crash between letters and swing leaves a letter in two batches: that of its window, and one of its own.
+        let mut seen = BTreeSet::new();
+        let letters = batches.into_iter().flat_map(|batch| batch.letters);
+        Ok(letters
+            .filter(|letter| seen.insert(letter.position.to_string()))
+            .collect())
     }
 
     async fn letter(&self, name: &CollectionName, position: &str) -> Result<Letter, Status> {

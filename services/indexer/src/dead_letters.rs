@@ -45,7 +45,7 @@ pub(crate) async fn remove(
     name: &CollectionName,
     positions: &BTreeSet<String>,
 ) -> Result<u64, ReadError> {
-    let mut removed = 0;
+    let mut removed = BTreeSet::new();
     for batch in batches(store, name).await? {
         let is_meant = |position: &Position| positions.contains(&position.to_string());
         let left: Vec<DeadLetter> = batch
@@ -57,7 +57,8 @@ pub(crate) async fn remove(
         if left.len() == batch.letters.len() {
             continue;
         }
-        removed += (batch.letters.len() - left.len()) as u64;
+        let gone = batch.letters.iter().filter(|letter| is_meant(&letter.position));
+        removed.extend(gone.map(|letter| letter.position.to_string()));
         if let Some((path, bytes)) = dead_letter::encode(&left) {
             let key = keys::object(name, &path);
             match store.put(&key, Body::Bytes(bytes.into()), Precondition::Absent).await {
@@ -67,5 +68,5 @@ pub(crate) async fn remove(
         }
         store.delete(&batch.key).await?;
     }
-    Ok(removed)
+    Ok(removed.len() as u64)
 }

@@ -24,7 +24,7 @@ pub async fn run(indexer: Arc<Indexer>, token: CancellationToken) {
     loop {
         tokio::select! {
             () = token.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+            () = indexer.deps().clock.sleep(EVERY) => {}
         }
         let names: Vec<CollectionName> = indexer.lock().keys().cloned().collect();
         collectors.retain(|name, _| names.contains(name));

@@ -30,7 +30,6 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot};
 use verdigris_bus::Bus;
-use verdigris_core::manifest::SegmentId;
 use verdigris_core::names::CollectionName;
 use verdigris_core::settings::Settings;
 use verdigris_core::timestamp::Timestamp;
@@ -99,28 +98,23 @@ pub struct Handle {
     /// Whether it publishes.
     pub status: Status,
     commands: mpsc::Sender<Command>,
-    writing: Mutex<BTreeSet<SegmentId>>,
+    /// What may yet be named, by how its paths begin.
+    writing: Mutex<BTreeSet<String>>,
 }
 
 impl Handle {
-    /// Garbage collection leaves the segment alone while the result lives.
-    fn begin_writing(&self, id: &SegmentId) -> BeingWritten<'_> {
-        self.writing
-            .lock()
-            .expect("no code panics while it holds this lock")
-            .insert(id.clone());
-        BeingWritten {
-            handle: self,
-            id: id.clone(),
-        }
+    /// Garbage collection leaves what begins with this path alone while the result lives.
+    fn begin_writing(&self, path: String) -> BeingWritten<'_> {
+        self.writing().insert(path.clone());
+        BeingWritten { handle: self, path }
     }
 
     fn is_being_written(&self, key: &str) -> bool {
-        let writing = self.writing.lock().expect("no code panics while it holds this lock");
-        writing.iter().any(|id| {
-            key.strip_prefix("segments/")
-                .is_some_and(|rest| rest.starts_with(id.as_str()))
-        })
+        self.writing().iter().any(|path| key.starts_with(path.as_str()))
+    }
+
+    fn writing(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.writing.lock().expect("no code panics while it holds this lock")
     }
 
     async fn send(&self, command: Command) {
@@ -131,16 +125,12 @@ impl Handle {
 
 struct BeingWritten<'a> {
     handle: &'a Handle,
-    id: SegmentId,
+    path: String,
 }
 
 impl Drop for BeingWritten<'_> {
     fn drop(&mut self) {
-        self.handle
-            .writing
-            .lock()
-            .expect("no code panics while it holds this lock")
-            .remove(&self.id);
+        self.handle.writing().remove(&self.path);
     }
 }
 

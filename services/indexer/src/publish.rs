@@ -76,7 +76,7 @@ impl Turn<'_> {
     pub(crate) async fn publish(&mut self, mut change: Change) -> Result<(), IndexerError> {
         let began = std::time::Instant::now();
         let id = change.add_id.clone();
-        let _being_written = self.handle.begin_writing(&id);
+        let _being_written = self.handle.begin_writing(format!("segments/{id}/"));
         let Some((written, folder)) = change.add.take() else {
             self.publish_edit(change, Vec::new(), Vec::new()).await?;
             self.deps
@@ -128,6 +128,10 @@ impl Turn<'_> {
             reason: change.reason,
         };
         let edited = self.head.manifest().apply(edit)?;
+        // However long the publish takes, nothing of it is garbage before it has ended.
+        let dead = edited.dead.as_ref().map(|(path, _)| path.clone());
+        let paths = dead.into_iter().chain([edited.manifest.path(&nonce)]);
+        let _being_written: Vec<_> = paths.map(|path| self.handle.begin_writing(path)).collect();
         let settings = self.wanted_settings.clone();
         let publication = publish::Publication {
             edited: &edited,
