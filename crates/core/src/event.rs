@@ -285,6 +285,28 @@ fn distinct_paths(fields: &Map<String, Value>) -> usize {
     fields.values().map(|value| 1 + count(&[value])).sum()
 }
 
+/// The id that a refused event claims, where so much of it can be read: who knows what exists by events alone must not
+/// take a document for missing because its event is wrong elsewhere.
+pub fn claimed_id(bytes: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Claim {
+        specversion: Option<serde::de::IgnoredAny>,
+        id: Option<Value>,
+        subject: Option<Value>,
+    }
+    let claim: Claim = serde_json::from_slice(bytes).ok()?;
+    let id = if claim.specversion.is_some() {
+        claim.subject
+    } else {
+        claim.id
+    };
+    match id? {
+        Value::String(id) if !id.is_empty() => Some(id),
+        Value::Number(id) => Some(id.to_string()),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

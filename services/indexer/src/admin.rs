@@ -434,15 +434,20 @@ impl AdminService for AdminRpc {
             revision: Revision(revision),
         };
         let mut resync = Resync::begin(self.indexer.clone(), name, moment).await?;
-        let mut documents = first.documents;
+        let mut message = first;
         loop {
-            resync.documents(documents).await?;
-            match stream.message().await? {
-                Some(next) => documents = next.documents,
-                None => break,
+            resync.documents(message.documents).await?;
+            if message.complete {
+                return Ok(Response::new(resync.finish().await?));
             }
+            // A caller that went away can look like the end of its stream.
+            message = stream.message().await?.ok_or_else(|| {
+                Reason::InvalidArgument.status_for_field(
+                    "complete",
+                    "the feed ended without its last message, which says that it is whole: nothing was deleted",
+                )
+            })?;
         }
-        Ok(Response::new(resync.finish().await?))
     }
 
     async fn get_indexer_stats(

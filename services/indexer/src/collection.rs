@@ -3,9 +3,12 @@
 //! It is the only writer of its collection. What it knows it knows from the pointer and the release, so that it can end
 //! at any moment and another can go on.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use verdigris_bus::BusError;
@@ -14,7 +17,7 @@ use verdigris_core::pointer::EditRefused;
 use verdigris_store::CommitError;
 
 use crate::error::IndexerError;
-use crate::turn::Turn;
+use crate::turn::{TRIES_MAX, Turn};
 use crate::{Command, Handle, IndexerDeps};
 
 /// The first and the longest wait after an error.
@@ -27,6 +30,36 @@ pub(crate) struct CollectionIndexer {
     pub(crate) handle: Arc<Handle>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) instance: String,
+    pub(crate) panics: Panics,
+}
+
+/// Panics of this process while it read events: they are to an event what unclean ends of a process are (I-12).
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Panics {
+    /// Whether there were any.
+    pub(crate) any: bool,
+    /// The event that was read alone at the last one, and at how many in a row.
+    suspect: Option<(u64, u32)>,
+}
+
+impl Panics {
+    fn after(self, named: Option<u64>) -> Self {
+        let tries = |sequence| match self.suspect {
+            Some((suspect, tries)) if suspect == sequence => tries + 1,
+            _ => 1,
+        };
+        Self {
+            any: true,
+            suspect: named.map(|sequence| (sequence, tries(sequence))),
+        }
+    }
+
+    /// The event to set aside.
+    pub(crate) fn culprit(self) -> Option<u64> {
+        self.suspect
+            .filter(|(_, tries)| *tries >= TRIES_MAX)
+            .map(|(sequence, _)| sequence)
+    }
 }
 
 impl CollectionIndexer {
@@ -104,15 +137,34 @@ impl CollectionIndexer {
 
     async fn turn(&mut self, token: &CancellationToken) -> Result<(), IndexerError> {
         let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance).await?;
+        turn.beware(self.panics);
         turn.check_stream().await?;
-        let result = turn.run(&mut self.commands, token).await;
+        // A panic ends the turn and not the process: other collections go on, and so does this one.
+        let result = AssertUnwindSafe(turn.run(&mut self.commands, token))
+            .catch_unwind()
+            .await;
+        let result = result.unwrap_or_else(|panic| {
+            let message = panic_message(&*panic);
+            Err(IndexerError::Panic { message })
+        });
         turn.stop_merge().await;
         match result {
             Ok(()) => {
                 turn.goodbye().await?;
                 Err(IndexerError::Stopped)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                if error.may_be_poison() {
+                    self.panics = self.panics.after(turn.named);
+                }
+                Err(error)
+            }
         }
     }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without words".to_owned())
 }

@@ -56,6 +56,12 @@ pub enum IndexerError {
     /// A thread of ours panicked.
     #[error("a step of the indexer panicked")]
     Panicked(#[source] tokio::task::JoinError),
+    /// A step panicked in the indexer's own task.
+    #[error("a step of the indexer panicked: {message}")]
+    Panic {
+        /// What it said.
+        message: String,
+    },
     /// The process ends.
     #[error("the process ends")]
     Stopped,
@@ -87,8 +93,19 @@ impl IndexerError {
             _ if self.is_out_of_space() => Reason::DiskFull,
             Self::Stopped => Reason::ShuttingDown,
             Self::Bus(_) | Self::Open(_) => Reason::StoreUnavailable,
-            Self::Engine(_) | Self::Manifest(_) | Self::Scratch(_) | Self::Panicked(_) => Reason::Internal,
+            Self::Engine(_) | Self::Manifest(_) | Self::Scratch(_) | Self::Panicked(_) | Self::Panic { .. } => {
+                Reason::Internal
+            }
         }
+    }
+
+    /// Whether the events that were read may be to blame, as for an unclean end of the process: the same step would go
+    /// wrong again for ever (I-12). An outage of a store, a bus or an embedder never is.
+    pub(crate) fn may_be_poison(&self) -> bool {
+        matches!(
+            self,
+            Self::Panicked(_) | Self::Panic { .. } | Self::Embed(EmbedError::GivenUp | EmbedError::NotFinite)
+        )
     }
 
     /// Whether the disk is full, wherever in the chain it is said.

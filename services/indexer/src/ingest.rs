@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use verdigris_bus::{APPEND_BYTES_MAX, BusError, NewEvent};
 use verdigris_core::event::{Event, split};
@@ -246,7 +247,8 @@ impl IngestService for IngestRpc {
         let from = sequence(stream, "from_position", &request.from_position)?;
         let to = sequence(stream, "to_position", &request.to_position)?;
         if request.wait {
-            let wait = tokio::time::timeout(limit, wait_until(&handle, to.unwrap_or(0))).await;
+            let wait =
+                tokio::time::timeout(limit, wait_until(&handle, to.unwrap_or(0), self.indexer.tasks.token())).await;
             wait.unwrap_or_else(|_| {
                 let message = format!("no release held position {} before the deadline", request.to_position);
                 Err(Reason::PositionNotReached.status(message))
@@ -284,7 +286,7 @@ fn sequence(stream: StreamIdentity, field: &str, text: &str) -> Result<Option<u6
 }
 
 /// Waits until a release holds the event; fails at once where publishing stands still. The deadline is the caller's.
-async fn wait_until(handle: &Handle, sequence: u64) -> Result<(), Status> {
+async fn wait_until(handle: &Handle, sequence: u64, stopping: CancellationToken) -> Result<(), Status> {
     /// How soon a standstill that begins while somebody waits is told.
     const LOOK: Duration = Duration::from_millis(100);
     let mut published = handle.progress.watch();
@@ -299,6 +301,7 @@ async fn wait_until(handle: &Handle, sequence: u64) -> Result<(), Status> {
             changed = published.changed() => if changed.is_err() {
                 return Err(Reason::ShuttingDown.status("the server is shutting down"));
             },
+            () = stopping.cancelled() => return Err(Reason::ShuttingDown.status("the server is shutting down")),
             () = tokio::time::sleep(LOOK) => {}
         }
     }

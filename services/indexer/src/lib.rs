@@ -210,6 +210,7 @@ impl Indexer {
             handle: handle.clone(),
             commands,
             instance: self.instance.clone(),
+            panics: crate::collection::Panics::default(),
         };
         self.tasks.spawn(format!("indexer of {name}"), async move {
             worker.run(token.clone()).await;

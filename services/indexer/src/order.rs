@@ -125,7 +125,7 @@ fn order_one(
     if context.crashed_at == Some(bus_event.sequence) {
         set_aside(
             CRASHED_INDEXER,
-            "the indexer ended twice while it read this event".to_owned(),
+            "the indexer ended twice while it read this event alone".to_owned(),
         );
         return Ok(Outcome::SetAside);
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tonic::Status;
 use verdigris_core::document::DocumentState;
-use verdigris_core::event::Event;
+use verdigris_core::event::{Event, claimed_id};
 use verdigris_core::names::CollectionName;
 use verdigris_core::resync::{FeedMoment, fed, lacking};
 use verdigris_engine::error::EngineError;
@@ -33,6 +33,8 @@ pub(crate) struct Resync {
     release: Option<Arc<Release>>,
     seen: BTreeSet<String>,
     index: u64,
+    /// Documents so damaged that not even their id can be read.
+    nameless: u64,
     answer: ResyncResponse,
 }
 
@@ -61,6 +63,7 @@ impl Resync {
             release,
             seen,
             index: 0,
+            nameless: 0,
             answer,
         })
     }
@@ -68,6 +71,7 @@ impl Resync {
     /// Appends documents of the feed.
     pub(crate) async fn documents(&mut self, documents: Vec<Bytes>) -> Result<(), Status> {
         let mut events = Vec::with_capacity(documents.len());
+        let mut places = Vec::with_capacity(documents.len());
         for document in documents {
             let index = self.index;
             self.index += 1;
@@ -79,18 +83,37 @@ impl Resync {
                 Ok(event) => {
                     self.seen.insert(event.id.as_str().to_owned());
                     events.push(Bytes::from(event.to_payload()));
+                    places.push(index);
                 }
-                Err(refused) => self.reject(index, refused.reason(), refused.to_string()),
+                Err(refused) => {
+                    // What the feed has in a form that is refused is not lacking: it stays as it is.
+                    match claimed_id(&document) {
+                        Some(id) => {
+                            self.seen.insert(id);
+                        }
+                        None => self.nameless += 1,
+                    }
+                    self.reject(index, refused.reason(), refused.to_string());
+                }
             }
         }
-        let first = self.index - events.len() as u64;
         let accepted = accept(&self.indexer, &self.name, events).await?;
-        self.count(&accepted, first);
+        for (at, refused) in &accepted.rejections {
+            self.reject(places[*at as usize], refused.reason(), refused.to_string());
+        }
+        self.count(&accepted);
         Ok(())
     }
 
     /// Deletes what the feed lacks, and goes on with the log that is there now.
     pub(crate) async fn finish(mut self) -> Result<ResyncResponse, Status> {
+        if self.nameless > 0 {
+            let message = format!(
+                "{} documents of the feed have no id that can be read, so what it lacks cannot be told: nothing was deleted",
+                self.nameless
+            );
+            return Err(Reason::InvalidArgument.status_for_field("documents", message));
+        }
         if let Some(release) = self.release.clone() {
             let (seen, moment) = (std::mem::take(&mut self.seen), self.moment);
             let work = tokio::task::spawn_blocking(move || deletes(&release, &seen, moment)).await;
@@ -99,7 +122,7 @@ impl Resync {
             self.answer.deleted = deletes.len() as u64;
             for batch in deletes.chunks(DELETES_PER_APPEND) {
                 let accepted = accept(&self.indexer, &self.name, batch.to_vec()).await?;
-                self.count(&accepted, self.index);
+                self.count(&accepted);
             }
         }
         let Some(handle) = self.indexer.handle(&self.name) else {
@@ -120,16 +143,13 @@ impl Resync {
         release.state(place).ok().map(|(_, state)| state)
     }
 
-    fn count(&mut self, accepted: &Accepted, first: u64) {
+    fn count(&mut self, accepted: &Accepted) {
         self.answer.accepted += accepted.accepted;
         if let (true, Some(position)) = (self.answer.first_position.is_empty(), accepted.first) {
             self.answer.first_position = position.to_string();
         }
         if let Some(position) = accepted.last {
             self.answer.last_position = position.to_string();
-        }
-        for (index, refused) in &accepted.rejections {
-            self.reject(first + index, refused.reason(), refused.to_string());
         }
     }
 

@@ -25,6 +25,7 @@ use verdigris_engine::release::Release;
 use verdigris_engine::segment::write::{SegmentShape, WrittenSegment};
 use verdigris_store::{CommitError, collection as objects, commit};
 
+use crate::collection::Panics;
 use crate::error::IndexerError;
 use crate::merge::{MergeJob, finished};
 use crate::order::{OrderContext, Ordered};
@@ -33,7 +34,7 @@ use crate::window::{Caution, TRIAL_EVENTS, WindowContext, next_window};
 use crate::{Command, Handle, IndexerDeps, dead_letters, embed, order, write_segment};
 
 /// Lives of the process that ended with one event named, after which it is set aside.
-const TRIES_MAX: u32 = 2;
+pub(crate) const TRIES_MAX: u32 = 2;
 
 /// A turn as the writer: from a claim of the pointer to an error or the end.
 pub(crate) struct Turn<'a> {
@@ -48,6 +49,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) embedder: Option<Arc<dyn Embedder>>,
     pub(crate) caution: Caution,
     pub(crate) crashed_at: Option<u64>,
+    /// The event that is read alone just now.
+    pub(crate) named: Option<u64>,
     pub(crate) merge: Option<MergeJob>,
 }
 
@@ -129,8 +132,17 @@ impl<'a> Turn<'a> {
                 Caution::None
             },
             crashed_at: trying.filter(|_| crashed),
+            named: None,
             merge: None,
         })
+    }
+
+    /// Takes panics of earlier turns into account.
+    pub(crate) fn beware(&mut self, panics: Panics) {
+        if panics.any {
+            self.caution = Caution::Singly(TRIAL_EVENTS);
+        }
+        self.crashed_at = self.crashed_at.or(panics.culprit());
     }
 
     /// Whether the log is the one that the head was read from (I-15).
@@ -234,6 +246,7 @@ impl<'a> Turn<'a> {
         };
         if let Caution::Singly(_) = self.caution {
             self.name_event(first).await?;
+            self.named = Some(first);
         }
         let count = window.len() as u64;
         let ordered = self.order(window).await?;
@@ -242,6 +255,7 @@ impl<'a> Turn<'a> {
         let outcomes = ordered.outcomes.clone();
         let change = self.written(ordered, checkpoint, counts).await?;
         self.publish(change).await?;
+        self.named = None;
         let published = Published {
             sequence: last.sequence,
             generation: self.head.manifest().generation,

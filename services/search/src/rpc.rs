@@ -65,6 +65,7 @@ impl SearchRpc {
         let wrong = |message: String| Reason::InvalidPosition.status_for_field("min_position", message);
         let position: Position = min_position.parse().map_err(|error| wrong(format!("{error}")))?;
         let mut swaps = followed.swaps();
+        let stopping = self.search.tasks.token();
         loop {
             if let Ok(served) = followed.served() {
                 let checkpoint = &served.release.manifest().checkpoint;
@@ -83,6 +84,7 @@ impl SearchRpc {
                 changed = swaps.changed() => if changed.is_err() {
                     return Err(Reason::ShuttingDown.status("the server is shutting down"));
                 },
+                () = stopping.cancelled() => return Err(Reason::ShuttingDown.status("the server is shutting down")),
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
@@ -203,7 +205,10 @@ impl SearchService for SearchRpc {
         &self,
         request: Request<GetServingStatsRequest>,
     ) -> Result<Response<GetServingStatsResponse>, Status> {
-        let followed = self.followed(&request.into_inner().collection).await?;
+        let limit = Deadline::remaining(request.extensions());
+        let request = request.into_inner();
+        let followed = self.followed(&request.collection).await?;
+        self.at_least(&followed, &request.min_position, limit).await?;
         let Some(served) = Self::served(&followed)? else {
             return Ok(Response::new(GetServingStatsResponse::default()));
         };

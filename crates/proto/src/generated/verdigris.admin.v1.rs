@@ -241,6 +241,9 @@ pub struct ResyncRequest {
     /// Documents of the feed.
     #[prost(bytes = "bytes", repeated, tag = "4")]
     pub documents: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// In the last message: the feed is whole. A stream that ends without it deletes nothing.
+    #[prost(bool, tag = "5")]
+    pub complete: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ResyncResponse {

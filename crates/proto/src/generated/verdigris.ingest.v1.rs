@@ -64,7 +64,8 @@ pub struct GetProgressRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetProgressResponse {
-    /// Whether the newest release holds to_position.
+    /// Whether the newest release holds to_position. A reader swaps to it within a poll of the pointer; reads that must
+    /// not be older ask by min_position.
     #[prost(bool, tag = "1")]
     pub searchable: bool,
     #[prost(uint64, tag = "2")]

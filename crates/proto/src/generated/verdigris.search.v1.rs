@@ -148,6 +148,9 @@ pub struct GetDocumentResponse {
 pub struct GetServingStatsRequest {
     #[prost(string, tag = "1")]
     pub collection: ::prost::alloc::string::String,
+    /// Waits until the release that answers holds the bus up to this position; empty for no wait.
+    #[prost(string, tag = "2")]
+    pub min_position: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetServingStatsResponse {

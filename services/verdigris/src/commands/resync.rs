@@ -129,6 +129,7 @@ async fn send(
         feed_time: feed.time.unwrap_or_default().to_owned(),
         feed_revision: feed.revision,
         documents: Vec::new(),
+        complete: false,
     };
     let mut admin = client.admin();
     let call = admin.resync(within(LONG_CALL, ReceiverStream::new(receiver)));
@@ -155,7 +156,11 @@ async fn send(
 
 /// Says that the feed is whole. Nobody takes it where the call has failed already; the answer says why.
 async fn end(sender: mpsc::Sender<ResyncRequest>) {
-    let _ = sender.send(ResyncRequest::default()).await;
+    let last = ResyncRequest {
+        complete: true,
+        ..ResyncRequest::default()
+    };
+    let _ = sender.send(last).await;
 }
 
 /// Reads the whole feed, and gives the line of each of its documents.

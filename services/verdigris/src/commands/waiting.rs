@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tonic::{Code, Status};
 use verdigris_proto::ingest::{GetProgressRequest, GetProgressResponse};
+use verdigris_proto::search::GetServingStatsRequest;
 
 use super::error::reason_of_status;
 use crate::client::{CALL, Client, within};
@@ -57,7 +58,17 @@ pub(crate) async fn wait(client: &Client, range: &Range, timeout: Duration, outp
             );
             break Some(("POSITION_NOT_REACHED".to_owned(), message));
         }
-        let (asked, heard) = (Instant::now(), ask(client, range, left.min(STEP)).await);
+        let asked = Instant::now();
+        let mut heard = ask(client, range, left.min(STEP)).await;
+        if let Heard::Progress(now) = &heard
+            && now.searchable
+        {
+            // Published is not yet answered from: the reader swaps a moment later.
+            heard = match answered(client, range, left.min(STEP)).await {
+                Ok(()) => heard,
+                Err(status) => self::heard(status),
+            };
+        }
         match heard {
             Heard::Progress(now) if now.searchable => {
                 progress = Some(now);
@@ -102,6 +113,19 @@ async fn ask(client: &Client, range: &Range, wait: Duration) -> Heard {
     match question(client, range, Some(wait)).await {
         Ok(progress) => Heard::Progress(progress),
         Err(status) => heard(status),
+    }
+}
+
+/// Waits until the server that answers searches does so from a release that holds the events.
+async fn answered(client: &Client, range: &Range, wait: Duration) -> Result<(), Status> {
+    let request = GetServingStatsRequest {
+        collection: range.collection.clone(),
+        min_position: range.last.clone(),
+    };
+    match client.search().get_serving_stats(within(wait, request)).await {
+        Err(status) if status.code() != Code::PermissionDenied => Err(status),
+        // Where the token may not read, the release is all that can be waited for.
+        _ => Ok(()),
     }
 }
 

@@ -162,7 +162,7 @@ impl SearchService for Scripted {
         &self,
         _: Request<search::GetServingStatsRequest>,
     ) -> Result<Response<search::GetServingStatsResponse>, Status> {
-        unused()
+        Ok(Response::new(search::GetServingStatsResponse::default()))
     }
 }
 
