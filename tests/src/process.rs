@@ -51,6 +51,24 @@ pub fn executable() -> &'static Path {
 /// Standard error of all servers on a folder.
 const LOG: &str = "up.err";
 
+/// The cache folder with the embedding model, where it was fetched.
+#[must_use]
+pub fn model_cache() -> Option<PathBuf> {
+    let of_repository = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache");
+    let cache = std::env::var_os("VERDIGRIS_CACHE").map_or_else(of_repository, PathBuf::from);
+    let is_there = cache.join("models/all-minilm-l6-v2/model.safetensors").exists();
+    is_there.then_some(cache)
+}
+
+/// A folder of the data sets that lie beside the repository on some machines.
+#[must_use]
+pub fn shared_data(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared/data")
+        .join(name);
+    path.exists().then_some(path)
+}
+
 /// What a command answered.
 #[derive(Debug)]
 pub struct Answer {
@@ -271,6 +289,11 @@ impl Server {
         }
         kill_process(self.pid(), Signal::TERM).expect("the child has not been waited for");
         self.awaited()
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// SIGKILL, and its end.

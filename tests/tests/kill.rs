@@ -4,6 +4,9 @@
 //! right: nobody can tell a killer from a poison. So no event here meets two such lives. After a life that was killed
 //! in caution, the next one first makes progress past the named event; then no dead letter may exist at all.
 
+#[path = "kill/build.rs"]
+mod build;
+
 use std::collections::hash_map::RandomState;
 use std::fmt::Write as _;
 use std::hash::BuildHasher;
