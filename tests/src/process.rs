@@ -2,37 +2,71 @@
 //! Deliberately absent: any look inside the process; what a test knows, a script could know.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Once;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::watch::{self, PATIENCE, Watchdog};
+
+/// How long a build may take that changed everything.
+const BUILD_PATIENCE: Duration = Duration::from_secs(1_800);
+
 /// Settings of a collection that needs no model.
 pub const HASH_SETTINGS: &str = r#"{"embedder":{"provider":"hash","dimension":64}}"#;
 
-/// The executable beside the test's own target folder; built once when it is missing.
+/// The executable beside the test's own target folder, as new as the sources.
+///
+/// Each test process asks cargo once, whatever lies there: a test of an executable of yesterday proves nothing. Cargo's
+/// own lock keeps two of them apart, and where nothing changed it is a matter of a blink.
 #[must_use]
-pub fn executable() -> PathBuf {
-    static BUILD: Once = Once::new();
-    let test = std::env::current_exe().expect("a running test has a path");
-    let profile = test.ancestors().nth(2).expect("tests lie in PROFILE/deps");
-    let path = profile.join("verdigris");
-    BUILD.call_once(|| {
-        if !path.exists() {
-            let target = profile.parent().expect("the profile lies in the target folder");
-            let status = Command::new(env!("CARGO"))
-                .args(["build", "-p", "verdigris", "--bins"])
-                .env("CARGO_TARGET_DIR", target)
-                .status()
-                .expect("cargo built this test, so it runs");
-            assert!(status.success(), "the executable was not built");
-        }
-    });
-    path
+pub fn executable() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let test = std::env::current_exe().expect("a running test has a path");
+        let profile = test.ancestors().nth(2).expect("tests lie in PROFILE/deps");
+        let target = profile.parent().expect("the profile lies in the target folder");
+        let name = profile
+            .file_name()
+            .and_then(|name| name.to_str())
+            .expect("profiles are words");
+        let mut build = Command::new(env!("CARGO"));
+        build
+            .args(["build", "--offline", "--workspace", "--bins", "--profile"])
+            .arg(if name == "debug" { "dev" } else { name })
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("CARGO_TARGET_DIR", target);
+        let built = watch::run(&mut build, BUILD_PATIENCE);
+        assert!(built.status.success(), "the executable was not built: {}", built.err);
+        profile.join("verdigris")
+    })
+}
+
+/// Standard error of all servers on a folder.
+const LOG: &str = "up.err";
+
+/// The cache folder with the embedding model, where it was fetched.
+#[must_use]
+pub fn model_cache() -> Option<PathBuf> {
+    let of_repository = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache");
+    let cache = std::env::var_os("VERDIGRIS_CACHE").map_or_else(of_repository, PathBuf::from);
+    let is_there = cache.join("models/all-minilm-l6-v2/model.safetensors").exists();
+    is_there.then_some(cache)
+}
+
+/// A folder of the data sets that lie beside the repository on some machines.
+#[must_use]
+pub fn shared_data(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared/data")
+        .join(name);
+    path.exists().then_some(path)
 }
 
 /// What a command answered.
@@ -89,7 +123,7 @@ impl Folder {
 
     /// Writes a file beside the data folder.
     #[must_use]
-    pub fn file(&self, name: &str, content: &str) -> String {
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         let path = self.root.path().join(name);
         fs::write(&path, content).expect("the temporary folder takes a file");
         path.to_string_lossy().into_owned()
@@ -98,18 +132,35 @@ impl Folder {
     /// A command on this folder: on its server when one runs, otherwise on the folder itself.
     #[must_use]
     pub fn run(&self, arguments: &[&str]) -> Answer {
-        let mut command = command(&self.data());
-        let output = command.args(arguments).output().expect("the executable starts");
-        let out = String::from_utf8_lossy(&output.stdout).into_owned();
-        let err = String::from_utf8_lossy(&output.stderr).into_owned();
-        let json = serde_json::from_str(&out).or_else(|_| serde_json::from_str(err.lines().last().unwrap_or("")));
-        let code = output.status.code().unwrap_or(-1);
-        let text = format!("{arguments:?} ended with {code}\n{out}{err}");
+        self.answer(self.command().args(arguments))
+    }
+
+    /// The executable on this folder, for tests that give it another environment.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        command(&self.data())
+    }
+
+    /// Runs such a command to its end.
+    #[must_use]
+    pub fn answer(&self, command: &mut Command) -> Answer {
+        let ended = watch::run(command, PATIENCE);
+        let (out, err) = (&ended.out, &ended.err);
+        let shown: Vec<_> = command.get_args().collect();
+        assert!(!ended.hung, "{shown:?} hung\n{out}{err}\nup said:\n{}", self.log());
+        let json = serde_json::from_str(out).or_else(|_| serde_json::from_str(err.lines().last().unwrap_or("")));
+        let code = ended.status.code().unwrap_or(-1);
         Answer {
             code,
             json: json.unwrap_or(Value::Null),
-            text,
+            text: format!("{shown:?} ended with {code}\n{out}{err}"),
         }
+    }
+
+    /// What all servers on this folder said on standard error.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.root.path().join(LOG)).unwrap_or_default()
     }
 
     /// Makes the collection `products` with the hash embedder.
@@ -131,30 +182,45 @@ impl Folder {
     /// # Errors
     /// What it said when it ended before it was ready.
     pub fn try_up(&self, grpc: &str) -> Result<Server, String> {
-        let mut child = command(&self.data())
-            .args(["up", "--grpc", grpc, "--http", "127.0.0.1:0"])
+        self.try_up_by(self.command().args(["up", "--grpc", grpc, "--http", "127.0.0.1:0"]))
+    }
+
+    /// Starts a server by a command of [`Folder::command`].
+    ///
+    /// # Errors
+    /// What it said when it ended before it was ready.
+    pub fn try_up_by(&self, up: &mut Command) -> Result<Server, String> {
+        let before = self.log().len();
+        let log = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.root.path().join(LOG))
+            .expect("the temporary folder takes a file");
+        let mut child = up
             .stdout(Stdio::piped())
-            .stderr(Stdio::from(
-                fs::File::create(self.root.path().join("up.err")).expect("the temporary folder takes a file"),
-            ))
+            .stderr(log)
             .spawn()
             .expect("the executable starts");
+        let watchdog = Watchdog::over(&child, PATIENCE);
         let mut out = BufReader::new(child.stdout.take().expect("standard output is piped"));
         let mut line = String::new();
         out.read_line(&mut line).expect("standard output is text");
-        match serde_json::from_str::<Value>(&line) {
-            Ok(ready) if ready["grpc"].is_string() => Ok(Server {
+        let ready: Value = serde_json::from_str(&line).unwrap_or_default();
+        if let (Some(grpc), Some(http)) = (ready["grpc"].as_str(), ready["http"].as_str()) {
+            let hung = watchdog.call_off();
+            assert!(!hung, "up was too slow to start\n{}", self.log());
+            return Ok(Server {
                 child,
-                url: ready["grpc"].as_str().unwrap_or_default().to_owned(),
-            }),
-            _ => {
-                let mut rest = String::new();
-                out.read_to_string(&mut rest).expect("standard output is text");
-                let status = child.wait().expect("the child is ours");
-                let err = fs::read_to_string(self.root.path().join("up.err")).unwrap_or_default();
-                Err(format!("{status}: {line}{rest}{err}"))
-            }
+                url: grpc.to_owned(),
+                http: http.to_owned(),
+            });
         }
+        let mut rest = String::new();
+        out.read_to_string(&mut rest).expect("standard output is text");
+        let status = child.wait().expect("the child is ours");
+        let log = self.log();
+        assert!(!watchdog.call_off(), "up neither served nor ended\n{log}");
+        Err(format!("{status}: {line}{rest}{}", &log[before..]))
     }
 
     /// Every file below a folder of the data folder; empty when the folder is not there.
@@ -179,7 +245,13 @@ impl Folder {
 
 fn command(data: &Path) -> Command {
     let mut command = Command::new(executable());
-    command.env_remove("VERDIGRIS_SERVER").env_remove("VERDIGRIS_CONFIG");
+    // What a developer has set for daily work must not change what a test does; the model's folder may stay.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("VERDIGRIS_") && name != "VERDIGRIS_CACHE" {
+            command.env_remove(&*name);
+        }
+    }
     command.arg("--data").arg(data).arg("--json").stdin(Stdio::null());
     command
 }
@@ -190,6 +262,8 @@ pub struct Server {
     child: Child,
     /// Address of gRPC.
     pub url: String,
+    /// Address of metrics and health.
+    pub http: String,
 }
 
 impl Server {
@@ -200,22 +274,80 @@ impl Server {
     }
 
     /// SIGTERM, and how it ended.
+    ///
+    /// # Panics
+    /// When it does not end.
     pub fn stop(&mut self) -> ExitStatus {
+        let (status, hung) = self.end();
+        assert!(!hung, "up did not end after SIGTERM");
+        status
+    }
+
+    fn end(&mut self) -> (ExitStatus, bool) {
         if let Ok(Some(status)) = self.child.try_wait() {
-            return status;
+            return (status, false);
         }
         kill_process(self.pid(), Signal::TERM).expect("the child has not been waited for");
-        self.child.wait().expect("the child is ours")
+        self.awaited()
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGKILL, and its end.
+    pub fn kill(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            kill_process(self.pid(), Signal::KILL).expect("the child has not been waited for");
+        }
+        let _killed = self.wait();
     }
 
     /// Waits for a process that was killed.
+    ///
+    /// # Panics
+    /// When nobody killed it after all.
     pub fn wait(&mut self) -> ExitStatus {
-        self.child.wait().expect("the child is ours")
+        let (status, hung) = self.awaited();
+        assert!(!hung, "up was to be killed, but lived on");
+        status
+    }
+
+    fn awaited(&mut self) -> (ExitStatus, bool) {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            return (status, false);
+        }
+        let watchdog = Watchdog::over(&self.child, PATIENCE);
+        let status = self.child.wait().expect("the child is ours");
+        (status, watchdog.call_off())
+    }
+
+    /// The value of a metric, summed over its labels; nothing when it was never counted.
+    #[must_use]
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let address = self.http.strip_prefix("http://").expect("an address of HTTP");
+        let mut stream = TcpStream::connect(address).expect("the server listens");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a limit that is not zero");
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("the server reads");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("metrics are text");
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let ends = rest.starts_with(' ') || rest.starts_with('{');
+            ends.then(|| rest.rsplit(' ').next()?.parse::<f64>().ok()).flatten()
+        });
+        values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop();
+        // A test that has failed already must not be ended by a second panic.
+        let (_, hung) = self.end();
+        assert!(!hung || std::thread::panicking(), "up did not end after SIGTERM");
     }
 }

@@ -29,23 +29,40 @@ fn changes_are_in_the_answers_at_the_position_that_was_told() {
     let told = folder
         .run(&["patch", "KT-1/A", r#"{"price":1.5}"#, "--wait"])
         .with_code(0);
-    let position = told["position"].as_str().unwrap();
-    let held = folder.run(&["get", "KT-1/A", "--min-position", position]).with_code(0);
+    assert_eq!(told["searchable"], true);
+    let held = folder.run(&["get", "KT-1/A"]).with_code(0);
     assert_eq!(held["document"]["price"], 1.5);
     assert_eq!(held["document"]["title"], "cordless drill");
 
     let added = folder.file("new.jsonl", "{\"id\":\"NEW-9\",\"title\":\"submersible pump\"}\n");
-    let told = folder.run(&["ingest", &added, "--wait"]).with_code(0);
+    let told = folder.run(&["ingest", &added]).with_code(0);
     let position = told["position"].as_str().unwrap();
     let found = folder.run(&["search", "submersible", "--mode", "words", "--min-position", position]);
     assert_eq!(found.with_code(0)["hits"][0]["id"], "NEW-9");
 
-    let told = folder.run(&["delete", "NEW-9", "--wait"]).with_code(0);
-    let position = told["position"].as_str().unwrap();
-    let gone = folder.run(&["get", "NEW-9", "--min-position", position]);
+    let _told = folder.run(&["delete", "NEW-9", "--wait"]).with_code(0);
+    let gone = folder.run(&["get", "NEW-9"]);
     assert_eq!((gone.code, gone.reason()), (1, "DOCUMENT_NOT_FOUND"), "{}", gone.text);
-    let found = folder.run(&["search", "submersible", "--mode", "words", "--min-position", position]);
+    let found = folder.run(&["search", "submersible", "--mode", "words"]);
     assert_eq!(found.with_code(0)["hits"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn what_a_wait_called_searchable_is_in_the_very_next_answer() {
+    let folder = Folder::new();
+    let _server = folder.up();
+    folder.create_collection();
+    for price in 0..25 {
+        let file = folder.file(
+            "one.jsonl",
+            format!("{{\"id\":\"a\",\"title\":\"drill\",\"price\":{price}}}\n"),
+        );
+        let _told = folder.run(&["ingest", &file, "--wait"]).with_code(0);
+        let found = folder
+            .run(&["search", "drill", "--filter", &format!("price = {price}")])
+            .with_code(0);
+        assert_eq!(found["hits"][0]["document"]["price"], price, "{found}");
+    }
 }
 
 #[test]
@@ -62,8 +79,7 @@ fn stale_and_repeated_events_change_nothing() {
         let file = folder.file("again.jsonl", lines);
         let told = folder.run(&["ingest", &file, "--wait"]).with_code(0);
         assert_eq!(told["applied"], 0, "{told}");
-        let position = told["position"].as_str().unwrap();
-        let held = folder.run(&["get", "a", "--min-position", position]).with_code(0);
+        let held = folder.run(&["get", "a"]).with_code(0);
         assert_eq!(held["document"]["title"], "newer");
     }
 }
