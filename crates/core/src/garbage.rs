@@ -28,7 +28,11 @@ pub fn needed_manifests(pointer: &Pointer, now: Timestamp, grace_ns: i64) -> Vec
         .into_iter()
         .flatten()
         .map(|lineage| &lineage.manifest);
-    let kept = pointer.kept.iter().map(|release| &release.manifest);
+    let kept = pointer
+        .kept
+        .iter()
+        .chain(pointer.staged.iter().map(|staged| &staged.release));
+    let kept = kept.map(|release| &release.manifest);
     let lately = pointer
         .unnamed
         .iter()
@@ -154,6 +158,7 @@ mod tests {
                 created_at: Timestamp(0),
                 checkpoint: 0,
                 pinned: false,
+                facts: None,
             })
             .to_vec();
         let unnamed = |name: &str, since| UnnamedManifest {

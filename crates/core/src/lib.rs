@@ -16,6 +16,7 @@ pub mod edit;
 pub mod embedder;
 pub mod event;
 pub mod garbage;
+pub mod guards;
 pub mod index_type;
 mod json;
 pub mod manifest;

@@ -163,6 +163,9 @@ pub struct Stats {
     pub stale: u64,
     /// Events in the dead letters.
     pub set_aside: u64,
+    /// Documents that ceased to exist, however often each did.
+    #[serde(default)]
+    pub deleted: u64,
     /// Documents whose text was embedded.
     pub embedded: u64,
     /// Changed documents that kept their vector because their embedded text is the same.

@@ -4,11 +4,14 @@
 //! content, never repeats.
 
 mod holding;
+mod staging;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::staging::{RejectedEvents, StagedRelease};
 use crate::digest::Digest;
+use crate::guards::Facts;
 use crate::manifest::{FORMAT_VERSION, LineageId, SettingsReference};
 use crate::names::CollectionName;
 use crate::position::Position;
@@ -70,6 +73,9 @@ pub struct KeptRelease {
     /// Whether a person asked to keep it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub pinned: bool,
+    /// What guards compare later publishes with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<Facts>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -139,6 +145,11 @@ pub struct UnnamedManifest {
     pub since: Timestamp,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
 /// The pointer of a collection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pointer {
@@ -177,6 +188,15 @@ pub struct Pointer {
     /// What is held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+    /// A release that breached a guard: written, named, not served, until a person decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<StagedRelease>,
+    /// Sequence up to which a person has accepted what guards would stop.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub guards_passed_to: u64,
+    /// Events that a person rejected and that are still to be read: they are set aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<RejectedEvents>,
     /// Set when the collection was deleted; its objects go after the grace, the name is free after that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted_at: Option<Timestamp>,
@@ -227,6 +247,9 @@ impl Pointer {
             kept: Vec::new(),
             unnamed: Vec::new(),
             hold: None,
+            staged: None,
+            guards_passed_to: 0,
+            rejected: None,
             deleted_at: None,
             updated_at: now,
             unknown: Map::new(),
@@ -340,6 +363,12 @@ pub enum EditRefused {
     /// Nothing is held that could be resumed.
     #[error("publishing is not held")]
     NotHeld,
+    /// No release waits for a decision.
+    #[error("no release is staged")]
+    NotStaged,
+    /// A release waits for a decision, so nothing else is published.
+    #[error("release {0} is staged and waits for a decision")]
+    Staged(u64),
     /// The release is not kept, or not any more.
     #[error("release {0} is not kept")]
     NotKept(u64),
@@ -411,6 +440,9 @@ impl Pointer {
                 reason: hold.reason.clone(),
             });
         }
+        if let Some(staged) = &self.staged {
+            return Err(EditRefused::Staged(staged.release.generation));
+        }
         let release = &published.release;
         if self.generation + 1 != release.generation {
             return Err(EditRefused::Generation {
@@ -436,6 +468,7 @@ impl Pointer {
             next.settings = published.settings.clone();
         }
         next.kept.push(release.clone());
+        next.rejected = next.rejected.filter(|rejected| rejected.to > release.checkpoint);
         next.forget(published.grace_ns, now);
         Ok(next)
     }

@@ -56,6 +56,7 @@ mod tests {
             created_at: Timestamp(created_at),
             checkpoint: generation,
             pinned: false,
+            facts: None,
         }
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::digest::Digest;
+use crate::guards::GuardSettings;
 use crate::index_type::IndexType;
 use crate::manifest::Metric;
 use crate::revision::RevisionKind;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub window: WindowSettings,
     /// How long the bus keeps what is in a release.
     pub bus: BusSettings,
+    /// Limits of what a publish may take away.
+    pub guards: GuardSettings,
 }
 
 /// Which model embeds documents and queries.
@@ -361,6 +364,7 @@ impl Settings {
             1_000_000,
         );
         number("window.build_seconds", self.window.build_seconds, 1, 86_400);
+        number("guards.documents_min", self.guards.documents_min, 1, 1_000_000_000);
         number("bus.days", self.bus.days, 1, 36_500);
         number("bus.mebibytes", self.bus.mebibytes, 1, 16_777_216);
         let lists = [
@@ -373,6 +377,12 @@ impl Settings {
             number(key, entries as u32, 0, FIELDS_MAX as u32);
         }
         mistakes.extend(self.weights.mistakes());
+        let shares = self.guards.mistakes().into_iter();
+        mistakes.extend(shares.map(|(key, value)| SettingsMistake::Range {
+            key,
+            value: value.to_string(),
+            range: "0 to 1".to_owned(),
+        }));
         if self.text.embed.is_empty() && self.embedder.provider != Provider::None {
             let (value, range) = ("empty".to_owned(), "at least one part".to_owned());
             mistakes.push(SettingsMistake::Range {

@@ -76,6 +76,10 @@ reasons! {
     PublishingHeld = "PUBLISHING_HELD", FailedPrecondition;
     /// Publishing is not held, so there is nothing to resume.
     NotHeld = "NOT_HELD", FailedPrecondition;
+    /// A release breached a guard and waits for a person's decision.
+    PublishingStaged = "PUBLISHING_STAGED", FailedPrecondition;
+    /// No release waits for a decision, or not this one.
+    NotStaged = "NOT_STAGED", FailedPrecondition;
     /// The log does not keep every event since the release.
     NotReplayable = "NOT_REPLAYABLE", FailedPrecondition;
     /// The disk is full: nothing more is accepted or published.

@@ -63,6 +63,7 @@ pub async fn publish_with(
         created_at: manifest.created_at,
         checkpoint: manifest.checkpoint.sequence,
         pinned: false,
+        facts: Some(manifest.facts()),
     };
     swing_with(
         store,

@@ -33,7 +33,7 @@ const PAGE_LETTERS: (u32, u32) = (100, 1_000);
 
 /// The gRPC service.
 pub struct AdminRpc {
-    indexer: Arc<Indexer>,
+    pub(crate) indexer: Arc<Indexer>,
 }
 
 impl AdminRpc {
@@ -42,7 +42,7 @@ impl AdminRpc {
         Self { indexer }
     }
 
-    async fn pointer(&self, name: &CollectionName) -> Result<Pointer, Status> {
+    pub(crate) async fn pointer(&self, name: &CollectionName) -> Result<Pointer, Status> {
         let seen = objects::pointer(&*self.indexer.deps().store, name).await;
         let pointer = seen.map_err(|error| status_of_read(&error))?.pointer;
         if pointer.deleted_at.is_some() {
@@ -76,7 +76,11 @@ impl AdminRpc {
     }
 
     /// The manifest of a kept release; the newest for generation 0.
-    async fn manifest(&self, name: &CollectionName, generation: u64) -> Result<(Manifest, Pointer, bool), Status> {
+    pub(crate) async fn manifest(
+        &self,
+        name: &CollectionName,
+        generation: u64,
+    ) -> Result<(Manifest, Pointer, bool), Status> {
         let pointer = self.pointer(name).await?;
         let gone = || {
             Reason::ReleaseNotFound.status(format!(
@@ -102,7 +106,7 @@ impl AdminRpc {
         Ok((manifest, pointer, pinned))
     }
 
-    async fn release(&self, manifest: &Manifest, pointer: &Pointer, pinned: bool) -> Release {
+    pub(crate) async fn release(&self, manifest: &Manifest, pointer: &Pointer, pinned: bool) -> Release {
         let stream = self.indexer.deps().bus.state(&manifest.collection).await.ok();
         let checkpoint = &manifest.checkpoint;
         let replayable = stream
@@ -153,18 +157,18 @@ impl AdminRpc {
     }
 
     /// Has a collection's indexer do something, and waits until it is done.
-    async fn tell(
+    pub(crate) async fn tell<T>(
         &self,
         name: &CollectionName,
         command: Command,
-        ended: oneshot::Receiver<Result<(), IndexerError>>,
-    ) -> Result<(), Status> {
+        ended: oneshot::Receiver<Result<T, IndexerError>>,
+    ) -> Result<T, Status> {
         let Some(handle) = self.indexer.handle(name) else {
             return Err(Reason::CollectionNotFound.status(format!("collection {name} does not exist")));
         };
         handle.send(command).await;
         match ended.await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(error.standstill().reason.status(chain(&error))),
             Err(_) => Err(Reason::ShuttingDown.status("the indexer ended before it had done this")),
         }
@@ -183,7 +187,7 @@ impl AdminRpc {
 }
 
 /// A text that must not be empty.
-fn given(field: &str, text: String, why: &str) -> Result<String, Status> {
+pub(crate) fn given(field: &str, text: String, why: &str) -> Result<String, Status> {
     if text.trim().is_empty() {
         return Err(Reason::InvalidArgument.status_for_field(field, format!("{field} is empty: {why}")));
     }
@@ -387,6 +391,34 @@ impl AdminService for AdminRpc {
         swung.map_err(|error| status_of_commit(&error))?;
         let (manifest, pointer, pinned) = self.manifest(&name, request.generation).await?;
         Ok(Response::new(self.release(&manifest, &pointer, pinned).await))
+    }
+
+    async fn get_staged_release(
+        &self,
+        request: Request<GetStagedReleaseRequest>,
+    ) -> Result<Response<StagedRelease>, Status> {
+        self.staged_release(request).await
+    }
+
+    async fn accept_staged_release(
+        &self,
+        request: Request<AcceptStagedReleaseRequest>,
+    ) -> Result<Response<Release>, Status> {
+        self.accept(request).await
+    }
+
+    async fn retry_staged_release(
+        &self,
+        request: Request<RetryStagedReleaseRequest>,
+    ) -> Result<Response<RetryStagedReleaseResponse>, Status> {
+        self.retry(request).await
+    }
+
+    async fn reject_staged_release(
+        &self,
+        request: Request<RejectStagedReleaseRequest>,
+    ) -> Result<Response<RejectStagedReleaseResponse>, Status> {
+        self.reject(request).await
     }
 
     async fn list_dead_letters(

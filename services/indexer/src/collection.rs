@@ -126,17 +126,15 @@ impl CollectionIndexer {
                 Some(Command::Refresh) => return true,
                 Some(Command::RollBack(wish)) => self.refuse(wish.done),
                 Some(Command::Resume { done, .. }) => self.refuse(done),
+                Some(Command::Decide(decision)) => self.refuse(decision.done),
             }
         }
     }
 
     /// Tells somebody that the collection stands still.
-    fn refuse(&self, done: oneshot::Sender<Result<(), IndexerError>>) {
-        let refused = self
-            .handle
-            .status
-            .standstill()
-            .map_or(Ok(()), |why| Err(IndexerError::StandsStill(why)));
+    fn refuse<T: Default>(&self, done: oneshot::Sender<Result<T, IndexerError>>) {
+        let why = self.handle.status.standstill();
+        let refused = why.map_or_else(|| Ok(T::default()), |why| Err(IndexerError::StandsStill(why)));
         // The asker may have gone.
         let _ = done.send(refused);
     }

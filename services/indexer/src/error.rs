@@ -68,6 +68,12 @@ pub enum IndexerError {
     /// The log does not hold every event after a release.
     #[error("the log does not keep every event since release {0}; `--without-replay` goes back all the same")]
     NotReplayable(u64),
+    /// The object of a verdict or of rejected events.
+    #[error("{0} is damaged")]
+    Verdict(String),
+    /// What a person chose is not among what was judged.
+    #[error("{0} is not among the events that were judged; see `verdigris staged show`")]
+    NotCounted(String),
     /// Publishing stands still for another reason.
     #[error("{}", .0.message)]
     StandsStill(Standstill),
@@ -92,10 +98,14 @@ impl IndexerError {
             Self::Commit(CommitError::Refused(EditRefused::LostTurn { .. })) => Reason::LostTurn,
             Self::Commit(CommitError::Refused(EditRefused::Held { .. })) => Reason::PublishingHeld,
             Self::Commit(CommitError::Refused(EditRefused::Deleted(_))) => Reason::CollectionDeleted,
-            Self::Commit(CommitError::Refused(EditRefused::NotHeld)) => Reason::NotHeld,
             Self::StandsStill(standstill) => standstill.reason,
+            Self::Verdict(_) => Reason::DataDamaged,
+            Self::NotCounted(_) => Reason::InvalidArgument,
             Self::NotKept(_) => Reason::ReleaseNotFound,
             Self::NotReplayable(_) => Reason::NotReplayable,
+            Self::Commit(CommitError::Refused(EditRefused::NotHeld)) => Reason::NotHeld,
+            Self::Commit(CommitError::Refused(EditRefused::NotStaged)) => Reason::NotStaged,
+            Self::Commit(CommitError::Refused(EditRefused::Staged(_))) => Reason::PublishingStaged,
             Self::Commit(_) => Reason::StoreUnavailable,
             Self::Bus(BusError::Full { .. }) => Reason::DiskFull,
             Self::Bus(BusError::ReadOnly { .. }) => Reason::ReadOnly,

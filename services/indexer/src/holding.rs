@@ -74,6 +74,7 @@ impl Turn<'_> {
             reason: wish.words.clone(),
             since: now,
         };
+        let _being_written = self.handle.begin_writing(manifest.path(&nonce));
         let edited = Edited { manifest, dead: None };
         let settings = edited.manifest.settings.clone();
         let publication = publish::Publication {
@@ -119,8 +120,8 @@ impl Turn<'_> {
     /// Stands still until resumed.
     pub(crate) fn hold(&mut self, hold: Hold) {
         self.handle.status.stop(standstill(&hold));
-        self.deps.metrics.standstill(self.name, true);
         self.held = Some(hold);
+        self.staged = None;
     }
 
     async fn kept(&self, generation: u64) -> Result<Manifest, IndexerError> {

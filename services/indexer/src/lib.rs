@@ -10,6 +10,7 @@ mod dead_letters;
 mod embed;
 pub mod error;
 mod garbage;
+mod guard;
 mod holding;
 mod ingest;
 mod merge;
@@ -19,6 +20,7 @@ pub mod progress;
 mod publish;
 mod resync;
 mod shown;
+mod staged;
 pub mod status;
 mod turn;
 mod window;
@@ -84,6 +86,8 @@ pub(crate) enum Command {
         /// Told when it is done.
         done: oneshot::Sender<Result<(), IndexerError>>,
     },
+    /// Decide about a staged release.
+    Decide(guard::Decision),
     /// Go on from the beginning of the log that is there now.
     AdoptStream {
         /// Told when it is done.

@@ -20,6 +20,7 @@ pub struct IndexerMetrics {
     checkpoint: IntGaugeVec,
     segments: IntGaugeVec,
     standstill: IntGaugeVec,
+    staged: IntGaugeVec,
     collected: IntCounterVec,
 }
 
@@ -54,6 +55,10 @@ impl IndexerMetrics {
             )?,
             segments: gauge("verdigris_indexer_segments", "Segments of the newest release")?,
             standstill: gauge("verdigris_indexer_standstill", "1 while publishing stands still")?,
+            staged: gauge(
+                "verdigris_indexer_staged",
+                "1 while a release that breached a guard waits for a person",
+            )?,
             collected: counter(
                 "verdigris_indexer_garbage_objects_total",
                 "Objects removed by garbage collection",
@@ -66,6 +71,7 @@ impl IndexerMetrics {
         registry.register(Box::new(metrics.checkpoint.clone()))?;
         registry.register(Box::new(metrics.segments.clone()))?;
         registry.register(Box::new(metrics.standstill.clone()))?;
+        registry.register(Box::new(metrics.staged.clone()))?;
         registry.register(Box::new(metrics.collected.clone()))?;
         Ok(metrics)
     }
@@ -79,6 +85,7 @@ impl IndexerMetrics {
         self.checkpoint.with_label_values(label);
         self.segments.with_label_values(label);
         self.standstill.with_label_values(label);
+        self.staged.with_label_values(label);
         self.collected.with_label_values(label);
     }
 
@@ -108,6 +115,12 @@ impl IndexerMetrics {
         self.standstill
             .with_label_values(&[name.as_str()])
             .set(i64::from(stands_still));
+    }
+
+    pub(crate) fn staged(&self, name: &CollectionName, is_staged: bool) {
+        self.staged
+            .with_label_values(&[name.as_str()])
+            .set(i64::from(is_staged));
     }
 
     pub(crate) fn collected(&self, name: &CollectionName, objects: u64) {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use verdigris_bus::BusEvent;
 use verdigris_core::dead_letter::DeadLetter;
 use verdigris_core::document::{DocumentState, Fold};
@@ -12,19 +13,23 @@ use verdigris_core::event::{Event, JudgeContext, Judged, VectorRule};
 use verdigris_core::manifest::Metric;
 use verdigris_core::names::CollectionName;
 use verdigris_core::position::StreamIdentity;
-use verdigris_core::revision::RevisionKind;
+use verdigris_core::revision::{EventKind, RevisionKind};
 use verdigris_core::settings::{Provider, Settings};
 use verdigris_core::text::embedded_text;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_engine::error::EngineError;
 use verdigris_engine::release::{Release, RowPlace};
 
+use crate::guard::Rejected;
 use crate::progress::Outcome;
 
 /// How far the squared length of a float32 unit vector strays from 1.
 const UNIT_TOLERANCE: f64 = 1e-6;
 /// Reason of an event that ended the indexer twice.
 const CRASHED_INDEXER: &str = "CRASHED_INDEXER";
+
+/// Reason of an event that a person rejected.
+const REJECTED: &str = "REJECTED";
 
 /// What a window of events comes to.
 #[derive(Default)]
@@ -35,8 +40,19 @@ pub(crate) struct Ordered {
     pub(crate) set_aside: Vec<DeadLetter>,
     /// What became of each event, in the order of the window.
     pub(crate) outcomes: Vec<Outcome>,
+    /// The deletes by which documents of the release ceased to exist, in the order of the log.
+    pub(crate) deletes: Vec<Counted>,
     /// Newest event time among the applied.
     pub(crate) watermark: Option<Timestamp>,
+}
+
+/// An event that guards count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counted {
+    /// Its place in the log.
+    pub(crate) sequence: u64,
+    /// Its document.
+    pub(crate) id: String,
 }
 
 /// A document whose state changed.
@@ -76,6 +92,8 @@ pub(crate) struct OrderContext<'a> {
     pub(crate) now: Timestamp,
     /// The event that ended the indexer twice: set aside unread.
     pub(crate) crashed_at: Option<u64>,
+    /// Events that a person rejected: set aside unread.
+    pub(crate) rejected: Option<&'a Rejected>,
 }
 
 /// Judges and folds a window of events against `release`.
@@ -90,6 +108,7 @@ pub(crate) fn order(
         let outcome = order_one(release, event, context, &mut documents, &mut ordered)?;
         ordered.outcomes.push(outcome);
     }
+    ordered.deletes = deletes(&documents);
     for pending in documents.into_values().filter(|pending| pending.changed) {
         ordered.changes.push(change(release, pending, context.settings)?);
     }
@@ -100,6 +119,25 @@ struct Pending {
     old: Option<OldRow>,
     state: DocumentState,
     changed: bool,
+    /// The newest applied delete.
+    deleted_by: Option<u64>,
+}
+
+fn deletes(documents: &BTreeMap<String, Pending>) -> Vec<Counted> {
+    let existed = |pending: &Pending| pending.old.as_ref().is_some_and(|old| old.existed);
+    let ended = documents
+        .iter()
+        .filter(|(_, pending)| existed(pending) && !pending.state.exists());
+    let mut deletes: Vec<Counted> = ended
+        .filter_map(|(id, pending)| {
+            Some(Counted {
+                sequence: pending.deleted_by?,
+                id: id.clone(),
+            })
+        })
+        .collect();
+    deletes.sort_by_key(|counted| counted.sequence);
+    deletes
 }
 
 fn order_one(
@@ -129,6 +167,10 @@ fn order_one(
         );
         return Ok(Outcome::SetAside);
     }
+    if let Some(rejected) = context.rejected.filter(|rejected| rejected.holds(bus_event.sequence)) {
+        set_aside(REJECTED, format!("rejected by {}: {}", rejected.actor, rejected.reason));
+        return Ok(Outcome::SetAside);
+    }
     let judge_context = judge_context(context.collection, context.settings, accepted_at);
     let judged = Event::parse(&bus_event.payload).and_then(|event| event.judge(&judge_context));
     let judged = match judged {
@@ -146,6 +188,9 @@ fn order_one(
     Ok(match pending.state.fold(&judged) {
         Fold::Applied => {
             pending.changed = true;
+            if judged.stamp().kind == EventKind::Delete {
+                pending.deleted_by = Some(bus_event.sequence);
+            }
             if context.settings.revision == RevisionKind::EventTime {
                 ordered.watermark = ordered.watermark.max(Some(Timestamp(judged.stamp().revision.0)));
             }
@@ -188,6 +233,7 @@ fn pending(release: &Release, judged: &Judged, settings: &Settings) -> Result<Pe
             old: None,
             state: DocumentState::new(judged.id().clone()),
             changed: false,
+            deleted_by: None,
         });
     };
     let (_, mut state) = release.state(place)?;
@@ -203,6 +249,7 @@ fn pending(release: &Release, judged: &Judged, settings: &Settings) -> Result<Pe
         }),
         state,
         changed: false,
+        deleted_by: None,
     })
 }
 

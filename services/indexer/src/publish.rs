@@ -73,16 +73,17 @@ impl Turn<'_> {
         self.merges.stop().await;
     }
 
-    pub(crate) async fn publish(&mut self, mut change: Change) -> Result<(), IndexerError> {
+    /// Publishes a change; false where it breached a guard and is staged instead.
+    pub(crate) async fn publish(&mut self, mut change: Change) -> Result<bool, IndexerError> {
         let began = std::time::Instant::now();
         let id = change.add_id.clone();
         let _being_written = self.handle.begin_writing(format!("segments/{id}/"));
         let Some((written, folder)) = change.add.take() else {
-            self.publish_edit(change, Vec::new(), Vec::new()).await?;
+            let is_served = self.publish_edit(change, Vec::new(), Vec::new()).await?;
             self.deps
                 .metrics
                 .published(self.name, self.head.manifest(), began.elapsed(), 0);
-            return Ok(());
+            return Ok(is_served);
         };
         let paths = written.paths.clone();
         let entry = blocking(move || write_segment::entry(id, &written))
@@ -96,20 +97,20 @@ impl Turn<'_> {
         if change.reason == PublishReason::Publish {
             change.stats.bytes_published += bytes;
         }
-        self.publish_edit(change, vec![entry], files).await?;
+        let is_served = self.publish_edit(change, vec![entry], files).await?;
         drop(folder);
         self.deps
             .metrics
             .published(self.name, self.head.manifest(), began.elapsed(), bytes);
-        Ok(())
+        Ok(is_served)
     }
 
-    pub(crate) async fn publish_edit(
+    async fn publish_edit(
         &mut self,
         change: Change,
         add: Vec<SegmentEntry>,
         files: Vec<(String, PathBuf)>,
-    ) -> Result<(), IndexerError> {
+    ) -> Result<bool, IndexerError> {
         let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
         let edit = PublishEdit {
             generation: self.head.manifest().generation + 1,
@@ -132,6 +133,13 @@ impl Turn<'_> {
         let dead = edited.dead.as_ref().map(|(path, _)| path.clone());
         let paths = dead.into_iter().chain([edited.manifest.path(&nonce)]);
         let _being_written: Vec<_> = paths.map(|path| self.handle.begin_writing(path)).collect();
+        if let Some(look) = change.look {
+            let breaches = self.breaches(&edited.manifest, &look).await?;
+            if !breaches.is_empty() {
+                self.stage(edited, files, nonce, look, breaches).await?;
+                return Ok(false);
+            }
+        }
         let settings = self.wanted_settings.clone();
         let publication = publish::Publication {
             edited: &edited,
@@ -153,7 +161,7 @@ impl Turn<'_> {
             .opener
             .open(Arc::new(edited.manifest), Some(&previous))
             .await?;
-        Ok(())
+        Ok(true)
     }
 
     pub(crate) async fn goodbye(&mut self) -> Result<(), IndexerError> {

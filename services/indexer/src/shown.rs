@@ -45,6 +45,8 @@ pub(crate) fn status_of_commit(error: &CommitError) -> Status {
         CommitError::Store(error) => reason_of_store(error),
         CommitError::Read(error) => reason_of_read(error),
         CommitError::Refused(EditRefused::NotHeld) => Reason::NotHeld,
+        CommitError::Refused(EditRefused::NotStaged) => Reason::NotStaged,
+        CommitError::Refused(EditRefused::Staged(_)) => Reason::PublishingStaged,
         CommitError::Refused(EditRefused::NotKept(_)) => Reason::ReleaseNotFound,
         CommitError::Refused(EditRefused::Held { .. }) => Reason::PublishingHeld,
         CommitError::Refused(EditRefused::LostTurn { .. }) => Reason::LostTurn,

@@ -16,7 +16,7 @@ use verdigris_core::manifest::{
     Checkpoint, Genesis, LineageId, Manifest, PublishReason, SegmentId, SettingsReference, Stats,
 };
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::{EditRefused, Hold};
+use verdigris_core::pointer::{EditRefused, Hold, StagedRelease};
 use verdigris_core::position::StreamIdentity;
 use verdigris_core::settings::Settings;
 use verdigris_core::timestamp::Timestamp;
@@ -27,6 +27,7 @@ use verdigris_store::{CommitError, collection as objects, commit};
 
 use crate::collection::Panics;
 use crate::error::IndexerError;
+use crate::guard::{self, Look, Rejected};
 use crate::merge::Merges;
 use crate::order::{OrderContext, Ordered};
 use crate::progress::{OutcomeCounts, Published};
@@ -54,6 +55,12 @@ pub(crate) struct Turn<'a> {
     pub(crate) merges: Merges,
     /// Set while a person holds publishing.
     pub(crate) held: Option<Hold>,
+    /// A release that breached a guard, while it waits for a person.
+    pub(crate) staged: Option<StagedRelease>,
+    /// Sequence up to which guards let everything pass.
+    pub(crate) guards_passed_to: u64,
+    /// Events that a person rejected.
+    pub(crate) rejected: Option<Arc<Rejected>>,
 }
 
 /// What a publish changes, beside what follows from the head.
@@ -68,6 +75,10 @@ pub(crate) struct Change {
     pub(crate) watermark: Option<Timestamp>,
     pub(crate) stats: Stats,
     pub(crate) reason: PublishReason,
+    /// New vectors, and how many of them are alike.
+    pub(crate) vectors: (u64, u64),
+    /// What guards judge; none where the documents stay the same.
+    pub(crate) look: Option<Look>,
 }
 
 impl<'a> Turn<'a> {
@@ -137,6 +148,9 @@ impl<'a> Turn<'a> {
             named: None,
             merges: Merges::default(),
             held: pointer.publish_hold().cloned(),
+            guards_passed_to: pointer.guards_passed_to,
+            rejected: guard::rejected(store, name, &pointer).await?.map(Arc::new),
+            staged: pointer.staged,
         })
     }
 
@@ -166,8 +180,10 @@ impl<'a> Turn<'a> {
     ) -> Result<(), IndexerError> {
         self.settings_into_force().await?;
         loop {
-            if let Some(hold) = self.held.clone() {
-                self.hold(hold);
+            if let Some(standstill) = self.standing() {
+                self.handle.status.stop(standstill);
+                self.deps.metrics.standstill(self.name, true);
+                self.deps.metrics.staged(self.name, self.staged.is_some());
                 let command = tokio::select! {
                     () = token.cancelled() => return Ok(()),
                     command = commands.recv() => command,
@@ -178,6 +194,7 @@ impl<'a> Turn<'a> {
                 }
                 continue;
             }
+            self.deps.metrics.staged(self.name, false);
             self.begin_merges()?;
             if self.handle.status.go_on() {
                 self.deps.metrics.standstill(self.name, false);
@@ -226,6 +243,14 @@ impl<'a> Turn<'a> {
                     self.settings_into_force().await?;
                 }
             }
+            Command::Decide(decision) => {
+                let result = self.decide(&decision).await;
+                let decided = result.is_ok();
+                let _ = decision.done.send(result);
+                if decided {
+                    self.settings_into_force().await?;
+                }
+            }
             Command::AdoptStream { done } => {
                 let stream = self.deps.bus.open(self.name).await?;
                 let fits = stream == self.head.manifest().checkpoint.stream;
@@ -239,7 +264,7 @@ impl<'a> Turn<'a> {
     /// Publishes settings that wait for it, unless publishing is held.
     async fn settings_into_force(&mut self) -> Result<(), IndexerError> {
         let manifest = self.head.manifest();
-        if manifest.generation > 0 && manifest.settings != self.wanted_settings && self.held.is_none() {
+        if manifest.generation > 0 && manifest.settings != self.wanted_settings && self.standing().is_none() {
             self.publish_settings().await?;
         }
         Ok(())
@@ -291,13 +316,21 @@ impl<'a> Turn<'a> {
             self.named = Some(first);
         }
         let count = window.len() as u64;
-        let ordered = self.order(window).await?;
+        let ordered = self.order(window.clone()).await?;
+        let look = self.look(window, &ordered).await?;
         dead_letters::write(&*self.deps.store, self.name, &ordered.set_aside).await?;
         let counts = OutcomeCounts::of(&ordered.outcomes);
         let outcomes = ordered.outcomes.clone();
-        let change = self.written(ordered, checkpoint, counts).await?;
-        self.publish(change).await?;
+        let mut change = self.written(ordered, checkpoint, counts).await?;
+        change.look = Some(Look {
+            vectors: change.vectors,
+            ..look
+        });
+        let is_served = self.publish(change).await?;
         self.named = None;
+        if !is_served {
+            return Ok(());
+        }
         let published = Published {
             sequence: last.sequence,
             generation: self.head.manifest().generation,
@@ -322,7 +355,8 @@ impl<'a> Turn<'a> {
 
     pub(crate) async fn order(&self, window: Vec<BusEvent>) -> Result<Ordered, IndexerError> {
         let (head, name, settings) = (self.head.clone(), self.name.clone(), self.settings.clone());
-        let (crashed_at, now) = (self.crashed_at, Timestamp(self.deps.clock.now_ns()));
+        let (crashed_at, rejected) = (self.crashed_at, self.rejected.clone());
+        let now = Timestamp(self.deps.clock.now_ns());
         blocking(move || {
             let stream = head.manifest().checkpoint.stream;
             let context = OrderContext {
@@ -331,6 +365,7 @@ impl<'a> Turn<'a> {
                 stream,
                 now,
                 crashed_at,
+                rejected: rejected.as_deref(),
             };
             order::order(&head, &window, &context)
         })
@@ -362,6 +397,8 @@ impl<'a> Turn<'a> {
         stats.set_aside += counts.set_aside;
         stats.embedded += embedded.embedded;
         stats.vectors_kept += embedded.kept;
+        stats.deleted += ordered.deletes.len() as u64;
+        let alike = guard::alike(&ordered.changes, &vectors);
         let folder = self.scratch("segment-")?;
         let (head, settings, path) = (self.head.clone(), self.settings.clone(), folder.path().to_owned());
         let threads = self.deps.threads;
@@ -395,6 +432,8 @@ impl<'a> Turn<'a> {
             watermark,
             stats,
             reason: PublishReason::Publish,
+            vectors: alike,
+            look: None,
         })
     }
 
@@ -462,6 +501,8 @@ impl<'a> Turn<'a> {
             watermark: manifest.watermark,
             stats: manifest.stats,
             reason,
+            vectors: (0, 0),
+            look: None,
         }
     }
 }

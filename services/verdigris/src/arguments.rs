@@ -106,6 +106,9 @@ pub(crate) enum Command {
     /// Releases of a collection
     #[command(subcommand)]
     Releases(Releases),
+    /// The release that breached a guard and waits for a decision
+    #[command(subcommand)]
+    Staged(Staged),
     /// Events that were set aside
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -326,6 +329,41 @@ pub(crate) enum Releases {
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
     },
+}
+
+/// `staged`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Staged {
+    /// Show what was breached, and by which events
+    Show,
+    /// Serve it, and let pass what was judged with it
+    Accept(Decision),
+    /// Judge its events anew, by the settings of now
+    Retry(Decision),
+    /// Set its events aside and apply the rest: all that the verdict counted, or those chosen
+    Reject {
+        #[command(flatten)]
+        decision: Decision,
+        /// Why; it is kept with each dead letter
+        #[arg(long, value_name = "WORDS")]
+        reason: String,
+        /// Only the counted events of these documents
+        #[arg(long, value_name = "ID", num_args = 1.., conflicts_with = "events")]
+        ids: Vec<String>,
+        /// Only these events: a file with a position a line
+        #[arg(long, value_name = "FILE")]
+        events: Option<PathBuf>,
+    },
+}
+
+/// A decision about a staged release.
+#[derive(Debug, Args)]
+pub(crate) struct Decision {
+    /// Generation that was shown; the one that waits without it
+    pub(crate) generation: Option<u64>,
+    /// Who decides, by default the user of this machine
+    #[arg(long, value_name = "NAME")]
+    pub(crate) actor: Option<String>,
 }
 
 /// How an export is laid out.

@@ -103,6 +103,20 @@ async fn look_at_collection(store: &dyn Store, name: &CollectionName) -> Result<
         }
         Err(error) => return Err(error),
     };
+    if let Some(staged) = &pointer.staged {
+        let found = format!(
+            "release {} breached a guard and is staged since {}: see `verdigris staged show`",
+            staged.release.generation, staged.since
+        );
+        return Ok(Finding { what, ok: false, found });
+    }
+    if let Some(hold) = pointer.publish_hold() {
+        let found = format!(
+            "publishing is held by {} since {}: {}; `verdigris releases resume` goes on",
+            hold.actor, hold.since, hold.reason
+        );
+        return Ok(Finding { what, ok: false, found });
+    }
     let Some(active) = &pointer.active else {
         return Ok(Finding::ok(what, "nothing published yet"));
     };

@@ -58,6 +58,7 @@ impl Purpose {
                     created_at: now,
                     checkpoint: 0,
                     pinned: false,
+                    facts: None,
                 };
                 let published = Published {
                     release,

@@ -36,6 +36,7 @@ impl Pointer {
             since: now,
         });
         next.other = None;
+        next.unname_staged(now);
         next.hold = Some(hold);
         next.kept.push(release.clone());
         next.forget(published.grace_ns, now);
@@ -93,6 +94,7 @@ mod tests {
                 created_at: Timestamp(generation as i64),
                 checkpoint: generation * 10,
                 pinned: false,
+                facts: None,
             },
             settings,
             grace_ns: GRACE_NS,

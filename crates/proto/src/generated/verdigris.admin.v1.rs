@@ -166,6 +166,92 @@ pub struct PinReleaseRequest {
     pub pinned: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetStagedReleaseRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+}
+/// A release that breached a guard: written, not served.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StagedRelease {
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// Since when it waits, RFC 3339.
+    #[prost(string, tag = "2")]
+    pub since: ::prost::alloc::string::String,
+    /// What was breached, in words with numbers.
+    #[prost(string, repeated, tag = "3")]
+    pub breaches: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Documents that it would have, and the release that is served has.
+    #[prost(uint64, tag = "4")]
+    pub documents: u64,
+    #[prost(uint64, tag = "5")]
+    pub documents_served: u64,
+    /// Events that count for the verdict, waiting ones included.
+    #[prost(uint64, tag = "6")]
+    pub counted: u64,
+    /// The first 1,000 of them.
+    #[prost(message, repeated, tag = "7")]
+    pub events: ::prost::alloc::vec::Vec<CountedEvent>,
+    /// Events behind the release that were judged with it.
+    #[prost(uint64, tag = "8")]
+    pub waiting: u64,
+    /// The log was looked at up to this position.
+    #[prost(string, tag = "9")]
+    pub judged_to: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountedEvent {
+    #[prost(string, tag = "1")]
+    pub position: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcceptStagedReleaseRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// The one that was shown.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    /// Who decides.
+    #[prost(string, tag = "3")]
+    pub actor: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetryStagedReleaseRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    #[prost(string, tag = "3")]
+    pub actor: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetryStagedReleaseResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RejectStagedReleaseRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    #[prost(string, tag = "3")]
+    pub actor: ::prost::alloc::string::String,
+    /// Why, in that person's words; kept with each dead letter.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// Rejects the counted events of these documents.
+    #[prost(string, repeated, tag = "5")]
+    pub ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Rejects these events. Without ids and positions, all counted ones go.
+    #[prost(string, repeated, tag = "6")]
+    pub positions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RejectStagedReleaseResponse {
+    #[prost(uint64, tag = "1")]
+    pub rejected: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VerifyReleaseRequest {
     #[prost(string, tag = "1")]
     pub collection: ::prost::alloc::string::String,
@@ -752,6 +838,120 @@ pub mod admin_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// The release that breached a guard and waits for a decision; NOT_STAGED where there is none.
+        pub async fn get_staged_release(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetStagedReleaseRequest>,
+        ) -> std::result::Result<tonic::Response<super::StagedRelease>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/GetStagedRelease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "verdigris.admin.v1.AdminService",
+                        "GetStagedRelease",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Serves it: what was judged with it passes the guards.
+        pub async fn accept_staged_release(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AcceptStagedReleaseRequest>,
+        ) -> std::result::Result<tonic::Response<super::Release>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/AcceptStagedRelease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "verdigris.admin.v1.AdminService",
+                        "AcceptStagedRelease",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Judges its events anew, by the settings of now.
+        pub async fn retry_staged_release(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RetryStagedReleaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RetryStagedReleaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/RetryStagedRelease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "verdigris.admin.v1.AdminService",
+                        "RetryStagedRelease",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Sets chosen events aside and applies the rest.
+        pub async fn reject_staged_release(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RejectStagedReleaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RejectStagedReleaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/RejectStagedRelease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "verdigris.admin.v1.AdminService",
+                        "RejectStagedRelease",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn list_dead_letters(
             &mut self,
             request: impl tonic::IntoRequest<super::ListDeadLettersRequest>,
@@ -1017,6 +1217,32 @@ pub mod admin_service_server {
             &self,
             request: tonic::Request<super::PinReleaseRequest>,
         ) -> std::result::Result<tonic::Response<super::Release>, tonic::Status>;
+        /// The release that breached a guard and waits for a decision; NOT_STAGED where there is none.
+        async fn get_staged_release(
+            &self,
+            request: tonic::Request<super::GetStagedReleaseRequest>,
+        ) -> std::result::Result<tonic::Response<super::StagedRelease>, tonic::Status>;
+        /// Serves it: what was judged with it passes the guards.
+        async fn accept_staged_release(
+            &self,
+            request: tonic::Request<super::AcceptStagedReleaseRequest>,
+        ) -> std::result::Result<tonic::Response<super::Release>, tonic::Status>;
+        /// Judges its events anew, by the settings of now.
+        async fn retry_staged_release(
+            &self,
+            request: tonic::Request<super::RetryStagedReleaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RetryStagedReleaseResponse>,
+            tonic::Status,
+        >;
+        /// Sets chosen events aside and applies the rest.
+        async fn reject_staged_release(
+            &self,
+            request: tonic::Request<super::RejectStagedReleaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RejectStagedReleaseResponse>,
+            tonic::Status,
+        >;
         async fn list_dead_letters(
             &self,
             request: tonic::Request<super::ListDeadLettersRequest>,
@@ -1671,6 +1897,190 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PinReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/GetStagedRelease" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetStagedReleaseSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::GetStagedReleaseRequest>
+                    for GetStagedReleaseSvc<T> {
+                        type Response = super::StagedRelease;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetStagedReleaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::get_staged_release(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetStagedReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/AcceptStagedRelease" => {
+                    #[allow(non_camel_case_types)]
+                    struct AcceptStagedReleaseSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::AcceptStagedReleaseRequest>
+                    for AcceptStagedReleaseSvc<T> {
+                        type Response = super::Release;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AcceptStagedReleaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::accept_staged_release(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AcceptStagedReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/RetryStagedRelease" => {
+                    #[allow(non_camel_case_types)]
+                    struct RetryStagedReleaseSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::RetryStagedReleaseRequest>
+                    for RetryStagedReleaseSvc<T> {
+                        type Response = super::RetryStagedReleaseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RetryStagedReleaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::retry_staged_release(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RetryStagedReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/RejectStagedRelease" => {
+                    #[allow(non_camel_case_types)]
+                    struct RejectStagedReleaseSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::RejectStagedReleaseRequest>
+                    for RejectStagedReleaseSvc<T> {
+                        type Response = super::RejectStagedReleaseResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RejectStagedReleaseRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::reject_staged_release(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RejectStagedReleaseSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

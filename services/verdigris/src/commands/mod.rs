@@ -17,6 +17,7 @@ mod resync;
 mod search;
 mod sending;
 mod settings;
+mod staged;
 mod waiting;
 
 use serde_json::value::RawValue;
@@ -46,6 +47,7 @@ pub(crate) fn needs_server(command: &Command) -> bool {
             | Releases::Resume { .. }
             | Releases::Pin { .. },
         )
+        | Command::Staged(_)
         | Command::DeadLetters(_)
         | Command::Evaluate(_) => true,
         Command::Up(_)
@@ -92,6 +94,7 @@ pub(crate) async fn run(
             resync::run(&feed, wait, collection, client, output).await
         }
         Command::Releases(command) => releases::run(command, collection, client, output).await,
+        Command::Staged(command) => staged::run(command, collection, client, output).await,
         Command::DeadLetters(command) => dead_letters::run(command, collection, client, output).await,
         Command::Evaluate(arguments) => evaluate::run(arguments, collection, client, output).await,
         Command::Up(_) | Command::Model(_) | Command::Doctor | Command::Config(_) | Command::Completions { .. } => {

@@ -199,6 +199,34 @@ impl AdminService for Scripted {
         unused()
     }
 
+    async fn get_staged_release(
+        &self,
+        _: Request<admin::GetStagedReleaseRequest>,
+    ) -> Result<Response<admin::StagedRelease>, Status> {
+        unused()
+    }
+
+    async fn accept_staged_release(
+        &self,
+        _: Request<admin::AcceptStagedReleaseRequest>,
+    ) -> Result<Response<admin::Release>, Status> {
+        unused()
+    }
+
+    async fn retry_staged_release(
+        &self,
+        _: Request<admin::RetryStagedReleaseRequest>,
+    ) -> Result<Response<admin::RetryStagedReleaseResponse>, Status> {
+        unused()
+    }
+
+    async fn reject_staged_release(
+        &self,
+        _: Request<admin::RejectStagedReleaseRequest>,
+    ) -> Result<Response<admin::RejectStagedReleaseResponse>, Status> {
+        unused()
+    }
+
     async fn list_dead_letters(
         &self,
         request: Request<admin::ListDeadLettersRequest>,
