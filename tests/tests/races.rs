@@ -14,3 +14,5 @@ mod merging;
 mod poison;
 #[path = "races/sleepers.rs"]
 mod sleepers;
+#[path = "races/streams.rs"]
+mod streams;

@@ -9,3 +9,5 @@ mod in_flight;
 mod load;
 #[path = "swap/model.rs"]
 mod model;
+#[path = "swap/spaces.rs"]
+mod spaces;

@@ -124,11 +124,6 @@ impl<'a> Turn<'a> {
         };
         let trying = writer.trying.map(|position| position.sequence);
         let crashed = writer.tries >= TRIES_MAX;
-        let checkpoint = &head.manifest().checkpoint;
-        handle.progress.begin(Published {
-            sequence: checkpoint.sequence,
-            generation: head.manifest().generation,
-        });
         Ok(Self {
             deps,
             name,
@@ -170,6 +165,11 @@ impl<'a> Turn<'a> {
             checkpoint,
             &facts(&*self.deps.bus, self.name, checkpoint.sequence).await?,
         )?;
+        // Not before: a sequence says nothing to those who wait for one of a log that does not fit.
+        self.handle.progress.begin(Published {
+            sequence: checkpoint.sequence,
+            generation: self.head.manifest().generation,
+        });
         Ok(())
     }
 

@@ -67,6 +67,11 @@ impl SearchRpc {
         let mut swaps = followed.swaps();
         let stopping = self.search.tasks.token();
         loop {
+            let standstill = (self.search.deps.standstill)(&followed.name);
+            // A log that does not fit counts anew: its positions say nothing about the release.
+            if let Some(misfit) = standstill.filter(|standstill| standstill.reason == Reason::StreamMismatch) {
+                return Err(misfit.reason.status(misfit.message));
+            }
             if let Ok(served) = followed.served() {
                 let checkpoint = &served.release.manifest().checkpoint;
                 let sequence = checkpoint

@@ -27,7 +27,7 @@ fn world() -> World {
 }
 
 /// Waits until a release holds the position, whatever stands still meanwhile.
-fn wait_for(process: &Process, position: &str) {
+pub(crate) fn wait_for(process: &Process, position: &str) {
     let sequence = position.parse::<Position>().unwrap().sequence;
     let handle = process.indexer.handle(&name()).unwrap();
     process.block_on(eventually("the stream goes on", || {
@@ -57,7 +57,7 @@ fn shown_letters(process: &Process) -> Vec<verdigris_proto::admin::DeadLetter> {
 }
 
 /// The document's batch, or none where it does not exist.
-fn batch(process: &Process, id: &str, position: &str) -> Option<u64> {
+pub(crate) fn batch(process: &Process, id: &str, position: &str) -> Option<u64> {
     let request = GetDocumentRequest {
         collection: name().to_string(),
         id: id.to_owned(),

@@ -93,7 +93,11 @@ fn a_publish_that_slept_through_a_claim_is_never_made() {
 #[test]
 fn an_event_is_not_named_by_a_writer_that_slept_through_a_claim() {
     let world = world();
-    world.process("before").kill();
+    let before = world.process("before");
+    world.block_on(eventually("it claims the turn", || {
+        (sequence(&world) > 1).then_some(())
+    }));
+    before.kill();
     let store = turnstile(&world);
     // Its claim is the first swing; the second names the event, because the life before ended without a goodbye.
     let stop = stop_at_swing(&store, 2);
