@@ -5,6 +5,10 @@
 //! a graph is searched by stock FAISS in Python where that can be had.
 //! Deliberately absent: how files come about; that is the engine's.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(
+    clippy::print_stdout,
+    reason = "what was skipped or measured is told on standard output"
+)]
 
 mod kept;
 
@@ -73,11 +77,9 @@ fn stock_faiss_finds_in_an_export_what_verdigris_finds() {
     // A graph, where the flat index of the other test is a scan.
     assert_eq!(&fs::read(to.join("index.faiss")).unwrap()[..4], b"IHNf");
     let file = catalog.folder.file("queries.json", &json!(queries()).to_string());
-    let mut python = Command::new("python3");
-    python.env("PYTHONPATH", packages).args(["-c", SEARCH_IN_PYTHON]);
-    let output = python.arg(&to).arg(&file).arg(TOP_K.to_string()).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let found: Vec<Vec<String>> = serde_json::from_slice(&output.stdout).unwrap();
+    let (folder, top_k) = (to.to_string_lossy(), TOP_K.to_string());
+    let printed = python(&["-c", SEARCH_IN_PYTHON, &folder, &file, &top_k], Some(&packages)).unwrap();
+    let found: Vec<Vec<String>> = serde_json::from_str(&printed).unwrap();
     for (query, found) in queries().iter().zip(found) {
         assert_eq!(found, catalog.found(query));
     }
@@ -245,49 +247,43 @@ fn random_vector(seed: u64) -> Vec<f32> {
     vector.iter().map(|x| x / length).collect()
 }
 
-/// A folder with FAISS and numpy for Python, fetched once and kept; or why there is none.
+/// A folder with FAISS and numpy for this Python, fetched once and kept; or why there is none.
 fn stock_faiss() -> Result<PathBuf, String> {
-    let kept = kept::path("python-faiss");
+    let version = python(&["-c", "import sys; print(sys.implementation.cache_tag)"], None)?;
+    let kept = kept::path(&format!("faiss-{}", version.trim()));
     if !kept.exists() {
         let unfinished = kept::unfinished(&kept);
-        let mut pip = Command::new("python3");
-        pip.args([
+        let target = unfinished.to_string_lossy();
+        let quietly = [
             "-m",
             "pip",
             "install",
             "--quiet",
             "--no-input",
             "--disable-pip-version-check",
-        ]);
-        pip.args([
-            "--only-binary",
-            ":all:",
-            "--retries",
-            "0",
-            "--timeout",
-            "20",
-            "--target",
-        ]);
-        pip.arg(&unfinished).args(["faiss-cpu", "numpy"]);
-        let output = pip
-            .output()
-            .map_err(|error| format!("python3 does not start: {error}"))?;
-        if !output.status.success() {
-            fs::remove_dir_all(&unfinished).ok();
-            let text = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("pip: {}", text.lines().last().unwrap_or_default()));
-        }
+        ];
+        let briefly = ["--only-binary", ":all:", "--retries", "0", "--timeout", "20"];
+        let what = ["--target", &target, "faiss-cpu", "numpy"];
+        let installed = python(&[&quietly[..], &briefly, &what].concat(), None);
         // Another run may have been first; then its folder serves.
-        if fs::rename(&unfinished, &kept).is_err() {
+        if installed.is_err() || fs::rename(&unfinished, &kept).is_err() {
             fs::remove_dir_all(&unfinished).ok();
         }
+        installed?;
     }
-    let mut python = Command::new("python3");
-    let output = python.env("PYTHONPATH", &kept).args(["-c", "import faiss"]).output();
+    python(&["-c", "import faiss"], Some(&kept))?;
+    Ok(kept)
+}
+
+/// What Python prints, with these packages; or the last line of its complaint.
+fn python(arguments: &[&str], packages: Option<&Path>) -> Result<String, String> {
+    let mut command = Command::new("python3");
+    command.envs(packages.map(|packages| ("PYTHONPATH", packages)));
+    let output = command.args(arguments).output();
     let output = output.map_err(|error| format!("python3 does not start: {error}"))?;
     if output.status.success() {
-        return Ok(kept);
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    Err(format!("import faiss: {}", text.lines().last().unwrap_or_default()))
+    Err(text.lines().last().unwrap_or_default().to_owned())
 }

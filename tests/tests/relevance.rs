@@ -5,6 +5,10 @@
 //! and searched. Vectors are kept between runs, so that only the first one needs the model for every product.
 //! Deliberately absent: latency, which a shared machine cannot hold to.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(
+    clippy::print_stdout,
+    reason = "what was skipped or measured is told on standard output"
+)]
 
 mod kept;
 mod real_data;

@@ -5,6 +5,10 @@
 //! those of the history read in its own order. Patches are made up beside the edits, because wikis have none.
 //! Deliberately absent: vectors of a real model, which order cannot touch.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(
+    clippy::print_stdout,
+    reason = "what was skipped or measured is told on standard output"
+)]
 
 mod real_data;
 
