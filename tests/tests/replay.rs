@@ -24,6 +24,7 @@ const TEST: &str = "wiki_edits_in_any_order_and_repeated_end_in_the_same_documen
 const SEED: &str = "VERDIGRIS_REPLAY_SEED";
 const SETTINGS: &str = r#"{
     "revision": "number",
+    "guards": {"enabled": false},
     "embedder": {"provider": "hash", "dimension": 64},
     "text": {
         "embed": [{"fields": ["title"]}, {"fields": ["text"], "characters": 400}],

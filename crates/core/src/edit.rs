@@ -139,6 +139,7 @@ mod tests {
             live: rows,
             live_ghosts: ghosts,
             newest_generation: 1,
+            state_bytes: 0,
             files: SegmentFiles {
                 vectors: file(),
                 rows: file(),

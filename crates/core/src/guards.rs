@@ -69,7 +69,7 @@ impl GuardSettings {
 pub struct Facts {
     /// Documents that exist.
     pub documents: u64,
-    /// Bytes of stored rows, those of dead rows left out by their share.
+    /// Bytes of stored states before compression, those of dead rows left out by their share.
     pub live_bytes: u64,
     /// Documents ever deleted.
     pub deleted: u64,
@@ -81,7 +81,7 @@ impl Manifest {
         let live_bytes = self.segments.iter().map(|segment| {
             let rows = u64::from(segment.rows) + u64::from(segment.ghosts);
             let live = u64::from(segment.live) + u64::from(segment.live_ghosts);
-            (u128::from(segment.files.rows.bytes) * u128::from(live) / u128::from(rows.max(1))) as u64
+            (u128::from(segment.state_bytes) * u128::from(live) / u128::from(rows.max(1))) as u64
         });
         Facts {
             documents: self.documents,

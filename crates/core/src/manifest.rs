@@ -97,6 +97,9 @@ pub struct SegmentEntry {
     pub live_ghosts: u32,
     /// The newest generation that wrote one of its rows.
     pub newest_generation: u64,
+    /// Bytes of the stored states of all its rows, before compression; 0 where it was not counted.
+    #[serde(default)]
+    pub state_bytes: u64,
     /// Its files.
     pub files: SegmentFiles,
     /// Its dead rows, where it has any.

@@ -145,6 +145,7 @@ mod tests {
             live,
             live_ghosts: 0,
             newest_generation: 1,
+            state_bytes: 0,
             files: SegmentFiles {
                 vectors: file(),
                 rows: file(),

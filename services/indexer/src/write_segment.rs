@@ -117,6 +117,7 @@ pub(crate) fn entry(id: SegmentId, written: &WrittenSegment) -> std::io::Result<
         live: written.rows,
         live_ghosts: written.ghosts,
         newest_generation: written.newest_generation,
+        state_bytes: written.state_bytes,
         files,
         dead: None,
         unknown: serde_json::Map::new(),

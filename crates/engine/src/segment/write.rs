@@ -49,6 +49,8 @@ pub struct WrittenSegment {
     pub ghosts: u32,
     /// The newest generation among its rows.
     pub newest_generation: u64,
+    /// Bytes of the stored states of all rows, before compression.
+    pub state_bytes: u64,
 }
 
 /// Collects the rows of one segment.
@@ -60,6 +62,7 @@ pub struct SegmentWriter<'a> {
     count: u32,
     ghosts: u32,
     newest_generation: u64,
+    state_bytes: u64,
 }
 
 impl<'a> SegmentWriter<'a> {
@@ -75,6 +78,7 @@ impl<'a> SegmentWriter<'a> {
             count: 0,
             ghosts: 0,
             newest_generation: 0,
+            state_bytes: 0,
         })
     }
 
@@ -100,6 +104,7 @@ impl<'a> SegmentWriter<'a> {
 
     fn add_row(&mut self, row: &NewRow) -> Result<(), EngineError> {
         self.newest_generation = self.newest_generation.max(row.generation);
+        self.state_bytes += row.state.len() as u64;
         let text = self.shape.text;
         let texts = |fields: &[String]| match &row.document {
             Some(document) => texts_for_words(document, fields),
@@ -139,6 +144,7 @@ impl<'a> SegmentWriter<'a> {
             rows,
             ghosts,
             newest_generation,
+            state_bytes: self.state_bytes,
         })
     }
 }

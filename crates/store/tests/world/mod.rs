@@ -71,6 +71,7 @@ pub(crate) fn draft(head: &Manifest, writer: &str, nonce: &str) -> Draft {
         live: 3,
         live_ghosts: 0,
         newest_generation: generation,
+        state_bytes: 0,
         files: SegmentFiles {
             vectors: vectors.0,
             rows: rows.0,
