@@ -1,6 +1,8 @@
 //! Wrong lines, wrong questions, wrong machines and damaged folders: each with the exit code, the reason and the words
 //! that the real executable gives.
 
+#![allow(clippy::print_stdout, reason = "a test says what it skips, and how it is repeated")]
+
 #[path = "bad_input/exits.rs"]
 mod exits;
 #[path = "bad_input/lines.rs"]

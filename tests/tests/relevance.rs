@@ -3,6 +3,8 @@
 //!
 //! Vectors are kept in the embedding cache beside the executable, so that only the first run embeds.
 
+#![allow(clippy::print_stdout, reason = "a test says what it skips, and how it is repeated")]
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
