@@ -103,6 +103,7 @@ async fn look_at_collection(store: &dyn Store, name: &CollectionName) -> Result<
         }
         Err(error) => return Err(error),
     };
+    objects::settings(store, name, &pointer.settings).await?;
     let Some(active) = &pointer.active else {
         return Ok(Finding::ok(what, "nothing published yet"));
     };

@@ -17,6 +17,8 @@ use crate::folder::InUse;
 const FOLDER_IN_USE: &str = "FOLDER_IN_USE";
 /// The configuration has mistakes.
 const INVALID_CONFIGURATION: &str = "INVALID_CONFIGURATION";
+/// A path that nothing can be written to.
+const FILE_UNWRITABLE: &str = "FILE_UNWRITABLE";
 /// An address cannot be listened on.
 const ADDRESS_UNAVAILABLE: &str = "ADDRESS_UNAVAILABLE";
 
@@ -53,6 +55,8 @@ fn reason_of(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> 
         match error.downcast_ref::<io::Error>()?.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::DiskFull,
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Reason::ReadOnly,
+            // No place of this name can be made, as below a file.
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => return Some(FILE_UNWRITABLE),
             _ => return None,
         }
     };
