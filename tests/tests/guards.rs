@@ -139,7 +139,7 @@ fn chosen_events_are_rejected_and_the_rest_is_judged_again() {
         .iter()
         .take(200)
         .map(|event| event["position"].as_str().expect("a position"));
-    let file = folder.file("events.txt", &positions.collect::<Vec<_>>().join("\n"));
+    let file = folder.file("events.txt", positions.collect::<Vec<_>>().join("\n"));
     let rejected = folder
         .run(&["staged", "reject", "--reason", "x", "--events", &file])
         .with_code(0);
@@ -161,7 +161,7 @@ fn other_limits_let_a_retry_pass() {
     let shown = folder.run(&["settings", "show"]).with_code(0);
     let mut settings = shown["settings"].clone();
     settings["guards"]["enabled"] = false.into();
-    let file = folder.file("settings.json", &settings.to_string());
+    let file = folder.file("settings.json", settings.to_string());
     let _set = folder.run(&["settings", "set", &file]).with_code(0);
     let _retried = folder.run(&["staged", "retry"]).with_code(0);
     assert_eq!(documents(&folder), 160);

@@ -4,6 +4,8 @@
 //! right: nobody can tell a killer from a poison. So no event here meets two such lives. After a life that was killed
 //! in caution, the next one first makes progress past the named event; then no dead letter may exist at all.
 
+#![allow(clippy::print_stdout, reason = "a test says what it skips, and how it is repeated")]
+
 #[path = "kill/build.rs"]
 mod build;
 

@@ -7,7 +7,14 @@ use std::path::Path;
 use verdigris_proto::reason::Reason;
 
 /// Reasons that only the command line has: no server tells them.
-const OF_THE_COMMAND_LINE: [&str; 3] = ["FILE_UNREADABLE.md", "FILE_UNWRITABLE.md", "SERVER_UNREACHABLE.md"];
+const OF_THE_COMMAND_LINE: [&str; 6] = [
+    "ADDRESS_UNAVAILABLE.md",
+    "FILE_UNREADABLE.md",
+    "FILE_UNWRITABLE.md",
+    "FOLDER_IN_USE.md",
+    "INVALID_CONFIGURATION.md",
+    "SERVER_UNREACHABLE.md",
+];
 
 #[test]
 fn every_reason_has_a_page_and_every_page_a_reason() {

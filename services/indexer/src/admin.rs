@@ -8,7 +8,6 @@ use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 use verdigris_core::dead_letter::DeadLetter as Letter;
 use verdigris_core::event::AHEAD_NS_MAX;
-use verdigris_core::manifest::Manifest;
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::Pointer;
 use verdigris_core::position::Position;
@@ -19,13 +18,12 @@ use verdigris_core::timestamp::Timestamp;
 use verdigris_proto::admin::admin_service_server::AdminService;
 use verdigris_proto::admin::*;
 use verdigris_proto::reason::Reason;
-use verdigris_store::{collection as objects, commit, fetch};
+use verdigris_store::{collection as objects, commit};
 
 use crate::error::{IndexerError, chain, reason_of_store};
-use crate::holding::RollBack;
 use crate::ingest::{accept, name_of, settings_of, status_of_bus, status_of_read};
 use crate::resync::Resync;
-use crate::shown::{parsed_settings, position_of, reason_word, replayed, shown_letter, status_of_commit};
+use crate::shown::{parsed_settings, position_of, replayed, shown_letter, status_of_commit};
 use crate::{Command, Indexer, dead_letters};
 
 /// Dead letters of one page.
@@ -73,61 +71,6 @@ impl AdminRpc {
             shown.standstill_message = standstill.message;
         }
         Ok(shown)
-    }
-
-    /// The manifest of a kept release; the newest for generation 0.
-    pub(crate) async fn manifest(
-        &self,
-        name: &CollectionName,
-        generation: u64,
-    ) -> Result<(Manifest, Pointer, bool), Status> {
-        let pointer = self.pointer(name).await?;
-        let gone = || {
-            Reason::ReleaseNotFound.status(format!(
-                "release {generation} of {name} is not kept; see `releases list`"
-            ))
-        };
-        let active = pointer.active.as_ref();
-        let reference = match generation {
-            0 => active.map(|active| active.manifest.clone()),
-            _ => pointer
-                .kept
-                .iter()
-                .find(|kept| kept.generation == generation)
-                .map(|kept| kept.manifest.clone()),
-        };
-        let reference = reference.ok_or_else(gone)?;
-        let manifest = objects::manifest(&*self.indexer.deps().store, name, &reference).await;
-        let manifest = manifest.map_err(|error| status_of_read(&error))?;
-        let pinned = pointer
-            .kept
-            .iter()
-            .any(|kept| kept.generation == manifest.generation && kept.pinned);
-        Ok((manifest, pointer, pinned))
-    }
-
-    pub(crate) async fn release(&self, manifest: &Manifest, pointer: &Pointer, pinned: bool) -> Release {
-        let stream = self.indexer.deps().bus.state(&manifest.collection).await.ok();
-        let checkpoint = &manifest.checkpoint;
-        let replayable = stream
-            .is_some_and(|state| state.identity == checkpoint.stream && state.first_kept <= checkpoint.sequence + 1);
-        Release {
-            generation: manifest.generation,
-            lineage: manifest.lineage.to_string(),
-            created_at: manifest.created_at.to_string(),
-            documents: manifest.documents,
-            segments: manifest.segments.len() as u64,
-            bytes: manifest.bytes(),
-            position: position_of(manifest),
-            reason: reason_word(&manifest.reason).to_owned(),
-            active: pointer
-                .active
-                .as_ref()
-                .is_some_and(|active| active.generation == manifest.generation),
-            replayable,
-            manifest_json: String::new(),
-            pinned,
-        }
     }
 
     async fn letters(&self, name: &CollectionName) -> Result<Vec<Letter>, Status> {
@@ -307,15 +250,7 @@ impl AdminService for AdminRpc {
         &self,
         request: Request<ListReleasesRequest>,
     ) -> Result<Response<ListReleasesResponse>, Status> {
-        let name = name_of(&request.into_inner().collection)?;
-        let pointer = self.pointer(&name).await?;
-        let mut releases = Vec::with_capacity(pointer.kept.len());
-        for kept in pointer.kept.iter().rev() {
-            let manifest = objects::manifest(&*self.indexer.deps().store, &name, &kept.manifest).await;
-            let manifest = manifest.map_err(|error| status_of_read(&error))?;
-            releases.push(self.release(&manifest, &pointer, kept.pinned).await);
-        }
-        Ok(Response::new(ListReleasesResponse { releases }))
+        self.listed_releases(request).await
     }
 
     async fn get_release(&self, request: Request<GetReleaseRequest>) -> Result<Response<Release>, Status> {
@@ -331,66 +266,22 @@ impl AdminService for AdminRpc {
         &self,
         request: Request<VerifyReleaseRequest>,
     ) -> Result<Response<VerifyReleaseResponse>, Status> {
-        let request = request.into_inner();
-        let name = name_of(&request.collection)?;
-        let (manifest, ..) = self.manifest(&name, request.generation).await?;
-        let verification = fetch::verify_release(&*self.indexer.deps().store, &manifest).await;
-        Ok(Response::new(VerifyReleaseResponse {
-            generation: manifest.generation,
-            files: verification.files,
-            bytes: verification.bytes,
-            problems: verification.problems,
-        }))
+        self.verified_release(request).await
     }
 
     async fn roll_back_release(&self, request: Request<RollBackReleaseRequest>) -> Result<Response<Release>, Status> {
-        let request = request.into_inner();
-        let name = name_of(&request.collection)?;
-        let actor = given("actor", request.actor, "say who goes back")?;
-        let words = given("reason", request.reason, "say why; the next person will want to know")?;
-        // A generation that is not kept is told before anything stands still.
-        self.manifest(&name, request.generation).await?;
-        let (done, ended) = oneshot::channel();
-        let wish = RollBack {
-            generation: request.generation,
-            actor,
-            words,
-            without_replay: request.without_replay,
-            done,
-        };
-        self.tell(&name, Command::RollBack(wish), ended).await?;
-        let (manifest, pointer, pinned) = self.manifest(&name, 0).await?;
-        Ok(Response::new(self.release(&manifest, &pointer, pinned).await))
+        self.roll_back(request).await
     }
 
     async fn resume_publishing(
         &self,
         request: Request<ResumePublishingRequest>,
     ) -> Result<Response<ResumePublishingResponse>, Status> {
-        let request = request.into_inner();
-        let name = name_of(&request.collection)?;
-        let actor = given("actor", request.actor, "say who goes on")?;
-        let (manifest, ..) = self.manifest(&name, 0).await?;
-        let (done, ended) = oneshot::channel();
-        self.tell(&name, Command::Resume { actor, done }, ended).await?;
-        let state = self.indexer.deps().bus.state(&name).await;
-        let state = state.map_err(|error| status_of_bus(&error))?;
-        Ok(Response::new(ResumePublishingResponse {
-            unread_events: state.last.saturating_sub(manifest.checkpoint.sequence),
-        }))
+        self.resume(request).await
     }
 
     async fn pin_release(&self, request: Request<PinReleaseRequest>) -> Result<Response<Release>, Status> {
-        let request = request.into_inner();
-        let name = name_of(&request.collection)?;
-        let (nonce, now) = (commit::nonce(), Timestamp(self.indexer.deps().clock.now_ns()));
-        let swung = commit::swing(&*self.indexer.deps().store, &name, nonce.clone(), |pointer| {
-            pointer.pin(request.generation, request.pinned, nonce.clone(), now)
-        })
-        .await;
-        swung.map_err(|error| status_of_commit(&error))?;
-        let (manifest, pointer, pinned) = self.manifest(&name, request.generation).await?;
-        Ok(Response::new(self.release(&manifest, &pointer, pinned).await))
+        self.pin(request).await
     }
 
     async fn get_staged_release(

@@ -3,7 +3,7 @@
 use verdigris_bus::BusError;
 use verdigris_core::checkpoint::StreamMismatch;
 use verdigris_core::manifest::ManifestError;
-use verdigris_core::pointer::EditRefused;
+use verdigris_core::pointer::{EditRefused, PointerError};
 use verdigris_embed::EmbedError;
 use verdigris_engine::error::EngineError;
 use verdigris_engine::release::open::OpenError;
@@ -161,6 +161,14 @@ pub fn reason_of_read(error: &ReadError) -> Reason {
         ReadError::Store(error) => reason_of_store(error),
         ReadError::NoCollection(_) => Reason::CollectionNotFound,
         ReadError::NotLocal { .. } => Reason::StoreUnavailable,
+        ReadError::Pointer {
+            source: PointerError::FormatVersion(_),
+            ..
+        }
+        | ReadError::Manifest {
+            source: ManifestError::FormatVersion(_),
+            ..
+        } => Reason::UnknownFormat,
         _ => Reason::DataDamaged,
     }
 }

@@ -18,6 +18,7 @@ pub mod metrics;
 mod order;
 pub mod progress;
 mod publish;
+mod releases;
 mod resync;
 mod shown;
 mod staged;

@@ -5,8 +5,9 @@ use std::error::Error;
 use serde_json::value::RawValue;
 use tonic::Status;
 use verdigris_core::document::encoding::{EncodingError, document_text};
-use verdigris_core::manifest::Manifest;
+use verdigris_core::manifest::{Manifest, ManifestError};
 use verdigris_core::names::CollectionName;
+use verdigris_core::pointer::PointerError;
 use verdigris_engine::error::EngineError;
 use verdigris_proto::reason::Reason;
 use verdigris_proto::search::ReleaseInfo;
@@ -68,6 +69,15 @@ pub(crate) fn reason_of_read(error: &ReadError) -> Reason {
     match error {
         ReadError::NoCollection(_) => Reason::CollectionNotFound,
         ReadError::Store(StoreError::NotFound { .. }) => Reason::DataDamaged,
+        ReadError::Store(StoreError::Format { .. })
+        | ReadError::Pointer {
+            source: PointerError::FormatVersion(_),
+            ..
+        }
+        | ReadError::Manifest {
+            source: ManifestError::FormatVersion(_),
+            ..
+        } => Reason::UnknownFormat,
         ReadError::Store(_) | ReadError::NotLocal { .. } => Reason::StoreUnavailable,
         _ => Reason::DataDamaged,
     }

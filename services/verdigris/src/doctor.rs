@@ -103,6 +103,7 @@ async fn look_at_collection(store: &dyn Store, name: &CollectionName) -> Result<
         }
         Err(error) => return Err(error),
     };
+    objects::settings(store, name, &pointer.settings).await?;
     if let Some(staged) = &pointer.staged {
         let found = format!(
             "release {} breached a guard and is staged since {}: see `verdigris staged show`",

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 /// A locked data folder; the lock goes with the process, however it ends.
@@ -29,6 +29,14 @@ pub(crate) enum Taken {
     Ours(Folder),
     /// A running process has it.
     Held(Option<Holder>),
+}
+
+/// A folder that another process works on.
+#[derive(Debug, thiserror::Error)]
+#[error("data folder {} is in use by {who}: stop it, or choose another folder with --data", folder.display())]
+pub(crate) struct InUse {
+    folder: PathBuf,
+    who: String,
 }
 
 impl Folder {
@@ -114,10 +122,8 @@ pub(crate) fn take_or_refuse(root: &Path) -> anyhow::Result<Folder> {
                 Some(grpc) => format!("process {} (gRPC on {grpc})", holder.pid),
                 None => format!("process {}", holder.pid),
             });
-            bail!(
-                "data folder {} is in use by {who}: stop it, or choose another folder with --data",
-                root.display()
-            )
+            let folder = root.to_owned();
+            Err(InUse { folder, who }.into())
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::exit::Exit;
 use crate::folder::{Folder, Taken};
 use crate::output::{Output, pairs, table};
 use crate::server::{self, Running, Start};
-use crate::{doctor, export, up};
+use crate::{doctor, export, starting, up};
 
 /// How long a server that was started for one command may take to end.
 const LOCAL_DRAIN: Drain = Drain {
@@ -55,7 +55,7 @@ pub(crate) async fn dispatch(arguments: &Arguments, output: &Output) -> Exit {
     done.unwrap_or_else(|error| match error.downcast::<CommandError>() {
         Ok(error) => output.failure(&error),
         Err(error) => {
-            output.error("INTERNAL", &format!("{error:#}"), None);
+            output.error(starting::reason(&error), &format!("{error:#}"), None);
             Exit::Error
         }
     })

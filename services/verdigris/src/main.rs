@@ -15,6 +15,7 @@ mod output;
 mod reference;
 mod relevance;
 mod server;
+mod starting;
 mod up;
 
 use std::process::ExitCode;

@@ -12,6 +12,7 @@ use verdigris_runtime::shutdown::{Tasks, terminated};
 use verdigris_runtime::telemetry;
 
 use crate::arguments::{Global, LogFormat, Up};
+use crate::commands::CommandError;
 use crate::exit::Exit;
 use crate::folder::take_or_refuse;
 use crate::output::{Format, Output};
@@ -34,8 +35,10 @@ pub(crate) fn configuration(file: Option<&std::path::Path>, flags: Vec<Flag>) ->
     let file = match file {
         None => None,
         Some(path) => {
-            let text = std::fs::read_to_string(path);
-            let text = text.with_context(|| format!("configuration file {} cannot be read", path.display()))?;
+            let text = std::fs::read_to_string(path).map_err(|source| CommandError::Read {
+                path: format!("configuration file {}", path.display()),
+                source,
+            })?;
             Some(FileText {
                 path: path.to_owned(),
                 text,

@@ -8,6 +8,7 @@ use std::thread;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use verdigris_core::rejection::Rejection;
 
 use super::CommandError;
 use super::lines::{Lines, Refused};
@@ -75,6 +76,17 @@ fn read_file(file: &str, sender: &mpsc::Sender<Result<Batch, CommandError>>) -> 
     }
 }
 
+/// An element of an array that is a list again. A server would take it for a batch of its own, and every refusal
+/// after it would be told of the wrong line.
+fn list_in_list(event: &[u8]) -> Option<Refused> {
+    let rejection = Rejection::NotAnObject { found: "a list" };
+    event.starts_with(b"[").then(|| Refused {
+        reason: rejection.reason().to_owned(),
+        message: rejection.to_string(),
+        text: String::from_utf8_lossy(event).into_owned(),
+    })
+}
+
 /// Gathers what a file holds into batches.
 struct Cutter<'a> {
     sender: &'a mpsc::Sender<Result<Batch, CommandError>>,
@@ -102,7 +114,10 @@ fn cut<R: Read>(file: &str, mut lines: Lines<R>, sender: &mpsc::Sender<Result<Ba
             Err(refused) => sent = cutter.refuse(line.number, refused, read),
             Ok(events) => {
                 for event in events {
-                    sent = sent.and_then(|()| cutter.add(line.number, event.into(), read));
+                    sent = sent.and_then(|()| match list_in_list(&event) {
+                        Some(refused) => cutter.refuse(line.number, refused, read),
+                        None => cutter.add(line.number, event.into(), read),
+                    });
                 }
             }
         }

@@ -1,0 +1,82 @@
+//! Why a process could not start, as a stable reason: what a person can mend is never called a mistake of the software.
+
+use std::io;
+
+use verdigris_bus::BusError;
+use verdigris_embed::EmbedError;
+use verdigris_indexer::error::{reason_of_read, reason_of_store};
+use verdigris_proto::reason::Reason;
+use verdigris_runtime::authentication::TokenFileError;
+use verdigris_runtime::config::Mistakes;
+use verdigris_runtime::http::BindError;
+use verdigris_store::{ReadError, StoreError};
+
+use crate::folder::InUse;
+
+/// The data folder is another process's.
+const FOLDER_IN_USE: &str = "FOLDER_IN_USE";
+/// The configuration has mistakes.
+const INVALID_CONFIGURATION: &str = "INVALID_CONFIGURATION";
+/// A path that nothing can be written to.
+const FILE_UNWRITABLE: &str = "FILE_UNWRITABLE";
+/// An address cannot be listened on.
+const ADDRESS_UNAVAILABLE: &str = "ADDRESS_UNAVAILABLE";
+
+/// The reason of whatever in the chain has one.
+pub(crate) fn reason(error: &anyhow::Error) -> &'static str {
+    error.chain().find_map(reason_of).unwrap_or(Reason::Internal.as_str())
+}
+
+fn reason_of(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if error.is::<InUse>() {
+        return Some(FOLDER_IN_USE);
+    }
+    if error.is::<Mistakes>() || error.is::<TokenFileError>() {
+        return Some(INVALID_CONFIGURATION);
+    }
+    if error.is::<BindError>() {
+        return Some(ADDRESS_UNAVAILABLE);
+    }
+    let reason = if let Some(error) = error.downcast_ref::<StoreError>() {
+        reason_of_store(error)
+    } else if let Some(error) = error.downcast_ref::<ReadError>() {
+        reason_of_read(error)
+    } else if let Some(error) = error.downcast_ref::<BusError>() {
+        match error {
+            BusError::Full { .. } => Reason::DiskFull,
+            BusError::ReadOnly { .. } => Reason::ReadOnly,
+            BusError::UnknownVersion { .. } => Reason::UnknownFormat,
+            BusError::Damaged { .. } | BusError::Foreign { .. } => Reason::DataDamaged,
+            _ => Reason::StoreUnavailable,
+        }
+    } else if error.is::<EmbedError>() {
+        Reason::EmbedderUnavailable
+    } else {
+        match error.downcast_ref::<io::Error>()?.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::DiskFull,
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Reason::ReadOnly,
+            // No place of this name can be made, as below a file.
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => return Some(FILE_UNWRITABLE),
+            _ => return None,
+        }
+    };
+    Some(reason.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_reason_is_found_wherever_in_the_chain_it_lies() {
+        let of = |error: io::ErrorKind| {
+            let error = Err::<(), _>(io::Error::from(error)).context("the folder cannot be made");
+            reason(&error.expect_err("an error"))
+        };
+        assert_eq!(of(io::ErrorKind::StorageFull), "DISK_FULL");
+        assert_eq!(of(io::ErrorKind::ReadOnlyFilesystem), "READ_ONLY");
+        assert_eq!(of(io::ErrorKind::BrokenPipe), "INTERNAL");
+    }
+}
