@@ -76,7 +76,7 @@ fn stock_faiss_finds_in_an_export_what_verdigris_finds() {
     let (to, _told) = catalog.export();
     // A graph, where the flat index of the other test is a scan.
     assert_eq!(&fs::read(to.join("index.faiss")).unwrap()[..4], b"IHNf");
-    let file = catalog.folder.file("queries.json", &json!(queries()).to_string());
+    let file = catalog.folder.file("queries.json", json!(queries()).to_string());
     let (folder, top_k) = (to.to_string_lossy(), TOP_K.to_string());
     let printed = python(&["-c", SEARCH_IN_PYTHON, &folder, &file, &top_k], Some(&packages)).unwrap();
     let found: Vec<Vec<String>> = serde_json::from_str(&printed).unwrap();
@@ -152,7 +152,7 @@ impl Catalog {
 
     /// The ids that Verdigris finds, best first. Every vector is a candidate, so that no graph stands between.
     fn found(&self, query: &[f32]) -> Vec<String> {
-        let file = self.folder.file("query.json", &json!(query).to_string());
+        let file = self.folder.file("query.json", json!(query).to_string());
         let top_k = TOP_K.to_string();
         let arguments = ["search", "--mode", "vector", "--vector-file", &file, "--top-k", &top_k];
         let told = self
