@@ -73,7 +73,7 @@ impl AdminRpc {
         Ok(shown)
     }
 
-    async fn letters(&self, name: &CollectionName) -> Result<Vec<Letter>, Status> {
+    pub(crate) async fn letters(&self, name: &CollectionName) -> Result<Vec<Letter>, Status> {
         self.pointer(name).await?;
         let batches = dead_letters::batches(&*self.indexer.deps().store, name).await;
         let batches = batches.map_err(|error| status_of_read(&error))?;
@@ -282,6 +282,20 @@ impl AdminService for AdminRpc {
 
     async fn pin_release(&self, request: Request<PinReleaseRequest>) -> Result<Response<Release>, Status> {
         self.pin(request).await
+    }
+
+    async fn diff_releases(
+        &self,
+        request: Request<DiffReleasesRequest>,
+    ) -> Result<Response<DiffReleasesResponse>, Status> {
+        self.diff(request).await
+    }
+
+    async fn explain_document(
+        &self,
+        request: Request<ExplainDocumentRequest>,
+    ) -> Result<Response<ExplainDocumentResponse>, Status> {
+        self.explain(request).await
     }
 
     async fn get_staged_release(

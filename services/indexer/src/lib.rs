@@ -13,6 +13,7 @@ mod garbage;
 mod guard;
 mod holding;
 mod ingest;
+mod looking;
 mod merge;
 pub mod metrics;
 mod order;

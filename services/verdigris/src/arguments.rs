@@ -67,6 +67,17 @@ pub(crate) enum Command {
         #[arg(long)]
         min_position: Option<String>,
     },
+    /// Where is my product: its last events, its row, and its rank for a query
+    ExplainDocument {
+        /// Document id
+        id: String,
+        /// Show the document's rank for this text as well
+        #[arg(long, value_name = "TEXT")]
+        query: Option<String>,
+        /// Filter of that search
+        #[arg(long, requires = "query")]
+        filter: Option<String>,
+    },
     /// Change some fields of a document; null removes a field
     Patch {
         /// Document id
@@ -288,6 +299,16 @@ pub(crate) enum Releases {
     Verify {
         /// Generation; the newest without it
         generation: Option<u64>,
+    },
+    /// Show what differs between two kept releases: documents added, removed, changed by field
+    Diff {
+        /// Generation before
+        before: u64,
+        /// Generation after; the newest without it
+        after: Option<u64>,
+        /// Documents that are shown one by one
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
     },
     /// Go back to an older release's content, and hold publishing until resumed
     Rollback {

@@ -2,6 +2,7 @@
 //!
 //! A release is immutable: a publish opens another, which shares the segments that stayed.
 
+pub mod diff;
 mod fusion;
 pub mod open;
 pub mod search;

@@ -166,6 +166,132 @@ pub struct PinReleaseRequest {
     pub pinned: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiffReleasesRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// Generations of kept releases; the newest when 0.
+    #[prost(uint64, tag = "2")]
+    pub before: u64,
+    #[prost(uint64, tag = "3")]
+    pub after: u64,
+    /// Documents that are told one by one, 1,000 when 0, at most 10,000.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DiffReleasesResponse {
+    #[prost(uint64, tag = "1")]
+    pub before: u64,
+    #[prost(uint64, tag = "2")]
+    pub after: u64,
+    #[prost(uint64, tag = "3")]
+    pub added: u64,
+    #[prost(uint64, tag = "4")]
+    pub removed: u64,
+    #[prost(uint64, tag = "5")]
+    pub changed: u64,
+    /// Changed documents by field, the most frequent first, 100 at most.
+    #[prost(message, repeated, tag = "6")]
+    pub fields: ::prost::alloc::vec::Vec<ValueCount>,
+    /// Documents that came, went or changed, by the value of their brand and category, where they have such fields; 20
+    /// of each at most.
+    #[prost(message, repeated, tag = "7")]
+    pub brands: ::prost::alloc::vec::Vec<ValueCount>,
+    #[prost(message, repeated, tag = "8")]
+    pub categories: ::prost::alloc::vec::Vec<ValueCount>,
+    /// The first by id.
+    #[prost(message, repeated, tag = "9")]
+    pub documents: ::prost::alloc::vec::Vec<DocumentDifference>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ValueCount {
+    #[prost(string, tag = "1")]
+    pub value: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub documents: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DocumentDifference {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// added, removed or changed.
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    /// Fields that changed; empty for what was added or removed.
+    #[prost(string, repeated, tag = "3")]
+    pub fields: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainDocumentRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExplainDocumentResponse {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// The newest generation, which the rest is of.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    /// exists, deleted (a ghost row remembers it), unknown.
+    #[prost(string, tag = "3")]
+    pub state: ::prost::alloc::string::String,
+    /// Its row, where there is one: segment, row, the generation that wrote it.
+    #[prost(string, tag = "4")]
+    pub segment: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "5")]
+    pub row: u32,
+    #[prost(uint64, tag = "6")]
+    pub written_generation: u64,
+    /// Revision of the newest upsert or delete: what is older is stale.
+    #[prost(string, tag = "7")]
+    pub floor: ::prost::alloc::string::String,
+    /// Fields with the revision that wrote each.
+    #[prost(message, repeated, tag = "8")]
+    pub fields: ::prost::alloc::vec::Vec<FieldStamp>,
+    /// The text that was embedded.
+    #[prost(string, tag = "9")]
+    pub embedded_text: ::prost::alloc::string::String,
+    /// The last events of it in the log, the newest first, 20 at most.
+    #[prost(message, repeated, tag = "10")]
+    pub events: ::prost::alloc::vec::Vec<ExplainedEvent>,
+    /// How many events at the end of the log were looked through for them.
+    #[prost(uint64, tag = "11")]
+    pub looked_through: u64,
+    /// Why publishing stands still; empty when it does not.
+    #[prost(string, tag = "12")]
+    pub standstill: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FieldStamp {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub revision: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainedEvent {
+    #[prost(string, tag = "1")]
+    pub position: ::prost::alloc::string::String,
+    /// RFC 3339.
+    #[prost(string, tag = "2")]
+    pub accepted_at: ::prost::alloc::string::String,
+    /// upsert, patch, delete; empty where it cannot be read.
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub revision: ::prost::alloc::string::String,
+    /// What it means for the document as it is now: current (something of it counts), superseded (others are newer), set_aside,
+    /// waiting (no release holds it yet).
+    #[prost(string, tag = "5")]
+    pub outcome: ::prost::alloc::string::String,
+    /// Why it was set aside.
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStagedReleaseRequest {
     #[prost(string, tag = "1")]
     pub collection: ::prost::alloc::string::String,
@@ -838,6 +964,60 @@ pub mod admin_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// What differs between two kept releases.
+        pub async fn diff_releases(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DiffReleasesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DiffReleasesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/DiffReleases",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("verdigris.admin.v1.AdminService", "DiffReleases"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Where a document is and what became of its last events: from the log to the row.
+        pub async fn explain_document(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExplainDocumentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainDocumentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/ExplainDocument",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("verdigris.admin.v1.AdminService", "ExplainDocument"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// The release that breached a guard and waits for a decision; NOT_STAGED where there is none.
         pub async fn get_staged_release(
             &mut self,
@@ -1217,6 +1397,22 @@ pub mod admin_service_server {
             &self,
             request: tonic::Request<super::PinReleaseRequest>,
         ) -> std::result::Result<tonic::Response<super::Release>, tonic::Status>;
+        /// What differs between two kept releases.
+        async fn diff_releases(
+            &self,
+            request: tonic::Request<super::DiffReleasesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DiffReleasesResponse>,
+            tonic::Status,
+        >;
+        /// Where a document is and what became of its last events: from the log to the row.
+        async fn explain_document(
+            &self,
+            request: tonic::Request<super::ExplainDocumentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExplainDocumentResponse>,
+            tonic::Status,
+        >;
         /// The release that breached a guard and waits for a decision; NOT_STAGED where there is none.
         async fn get_staged_release(
             &self,
@@ -1897,6 +2093,96 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PinReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/DiffReleases" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiffReleasesSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::DiffReleasesRequest>
+                    for DiffReleasesSvc<T> {
+                        type Response = super::DiffReleasesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DiffReleasesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::diff_releases(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiffReleasesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/ExplainDocument" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExplainDocumentSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ExplainDocumentRequest>
+                    for ExplainDocumentSvc<T> {
+                        type Response = super::ExplainDocumentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExplainDocumentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::explain_document(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExplainDocumentSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -9,6 +9,7 @@ mod dead_letters;
 mod documents;
 mod error;
 mod evaluate;
+mod explain;
 mod ingest;
 mod lines;
 mod rejected;
@@ -34,6 +35,7 @@ pub(crate) fn needs_server(command: &Command) -> bool {
         Command::Ingest(_)
         | Command::Search(_)
         | Command::Get { .. }
+        | Command::ExplainDocument { .. }
         | Command::Patch { .. }
         | Command::Delete { .. }
         | Command::Collections(_)
@@ -43,6 +45,7 @@ pub(crate) fn needs_server(command: &Command) -> bool {
             Releases::List
             | Releases::Show { .. }
             | Releases::Verify { .. }
+            | Releases::Diff { .. }
             | Releases::Rollback { .. }
             | Releases::Resume { .. }
             | Releases::Pin { .. },
@@ -75,6 +78,12 @@ pub(crate) async fn run(
         Command::Search(arguments) => search::run(arguments, collection, client, output).await,
         Command::Get { id, min_position } => {
             documents::get(id, min_position.as_deref(), collection, client, output).await
+        }
+        Command::ExplainDocument { id, query, filter } => {
+            let query = query
+                .as_deref()
+                .map(|text| (text, filter.as_deref().unwrap_or_default()));
+            explain::run(id, query, collection, client, output).await
         }
         Command::Patch { id, fields, wait } => documents::patch(id, fields, wait, collection, client, output).await,
         Command::Delete { ids, wait } => documents::delete(ids, wait, collection, client, output).await,

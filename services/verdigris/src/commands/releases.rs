@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use verdigris_proto::admin::{
-    GetReleaseRequest, ListReleasesRequest, PinReleaseRequest, Release, ResumePublishingRequest,
+    DiffReleasesRequest, GetReleaseRequest, ListReleasesRequest, PinReleaseRequest, Release, ResumePublishingRequest,
     RollBackReleaseRequest, VerifyReleaseRequest, VerifyReleaseResponse,
 };
 use verdigris_proto::search::GetServingStatsRequest;
@@ -64,6 +64,15 @@ pub(crate) async fn run(
             Ok(Exit::Done)
         }
         Releases::Verify { generation } => verify(collection, generation.unwrap_or(0), client, output).await,
+        Releases::Diff { before, after, limit } => {
+            let request = DiffReleasesRequest {
+                collection,
+                before: *before,
+                after: after.unwrap_or(0),
+                limit: (*limit).max(1),
+            };
+            super::explain::diff(request, client, output).await
+        }
         Releases::Rollback { .. } | Releases::Resume { .. } | Releases::Pin { .. } => {
             act(command, collection, client, output).await
         }

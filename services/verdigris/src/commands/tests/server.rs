@@ -227,6 +227,20 @@ impl AdminService for Scripted {
         unused()
     }
 
+    async fn diff_releases(
+        &self,
+        _: Request<admin::DiffReleasesRequest>,
+    ) -> Result<Response<admin::DiffReleasesResponse>, Status> {
+        unused()
+    }
+
+    async fn explain_document(
+        &self,
+        _: Request<admin::ExplainDocumentRequest>,
+    ) -> Result<Response<admin::ExplainDocumentResponse>, Status> {
+        unused()
+    }
+
     async fn list_dead_letters(
         &self,
         request: Request<admin::ListDeadLettersRequest>,

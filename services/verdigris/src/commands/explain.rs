@@ -1,0 +1,208 @@
+//! `explain-document` and `releases diff`: where a document is, and what became different.
+
+use serde_json::json;
+use verdigris_proto::admin::{
+    DiffReleasesRequest, DiffReleasesResponse, ExplainDocumentRequest, ExplainDocumentResponse, ValueCount,
+};
+use verdigris_proto::search::{Hit, SearchRequest};
+
+use super::CommandError;
+use crate::client::{CALL, Client, LONG_CALL, within};
+use crate::exit::Exit;
+use crate::output::{Output, pairs, table, to_the_second};
+
+/// Hits among which a rank is looked for: the most that one search gives.
+const HITS: u32 = 1_000;
+
+/// A document's place among the hits of a query.
+struct Rank {
+    /// From 1; none where it is not among them.
+    rank: Option<usize>,
+    /// Its scores: what it is ranked by, by words, by the vector.
+    hit: Option<Hit>,
+    /// The same without the filter, where one leaves it out.
+    unfiltered: Option<usize>,
+}
+
+/// Says where a document is. `query` is a text and a filter, which may be empty.
+pub(crate) async fn run(
+    id: &str,
+    query: Option<(&str, &str)>,
+    collection: &str,
+    client: &Client,
+    output: &Output,
+) -> Result<Exit, CommandError> {
+    let request = ExplainDocumentRequest {
+        collection: collection.to_owned(),
+        id: id.to_owned(),
+    };
+    let answer = client
+        .admin()
+        .explain_document(within(LONG_CALL, request))
+        .await?
+        .into_inner();
+    let rank = match query {
+        Some((text, filter)) => Some(ranked(id, text, filter, collection, client).await?),
+        None => None,
+    };
+    let events = answer.events.iter().map(|event| {
+        json!({
+            "position": event.position, "accepted_at": event.accepted_at, "kind": event.kind,
+            "revision": event.revision, "outcome": event.outcome, "reason": event.reason,
+        })
+    });
+    let fields = answer
+        .fields
+        .iter()
+        .map(|field| (field.name.clone(), json!(field.revision)));
+    let hit = rank.as_ref().and_then(|rank| rank.hit.as_ref());
+    let report = json!({
+        "id": answer.id,
+        "generation": answer.generation,
+        "state": answer.state,
+        "segment": answer.segment,
+        "row": answer.row,
+        "written_generation": answer.written_generation,
+        "floor": answer.floor,
+        "fields": fields.collect::<serde_json::Map<_, _>>(),
+        "embedded_text": answer.embedded_text,
+        "events": events.collect::<Vec<_>>(),
+        "looked_through": answer.looked_through,
+        "standstill": answer.standstill,
+        "rank": rank.as_ref().and_then(|rank| rank.rank),
+        "score": hit.map(|hit| hit.score),
+        "words_score": hit.and_then(|hit| hit.words_score),
+        "vector_score": hit.and_then(|hit| hit.vector_score),
+        "rank_without_filter": rank.as_ref().and_then(|rank| rank.unfiltered),
+    });
+    output.answer(&report, |_| shown(&answer, rank.as_ref()))?;
+    Ok(Exit::Done)
+}
+
+async fn ranked(id: &str, text: &str, filter: &str, collection: &str, client: &Client) -> Result<Rank, CommandError> {
+    let place = async |filter: &str| -> Result<Option<(usize, Hit)>, CommandError> {
+        let request = SearchRequest {
+            collection: collection.to_owned(),
+            text: text.to_owned(),
+            filter: filter.to_owned(),
+            top_k: HITS,
+            ..SearchRequest::default()
+        };
+        let hits = client.search().search(within(CALL, request)).await?.into_inner().hits;
+        let found = hits.into_iter().zip(1..).find(|(hit, _)| hit.id == id);
+        Ok(found.map(|(hit, rank)| (rank, hit)))
+    };
+    let found = place(filter).await?;
+    let unfiltered = match found {
+        None if !filter.is_empty() => place("").await?,
+        _ => None,
+    };
+    Ok(Rank {
+        rank: found.as_ref().map(|(rank, _)| *rank),
+        hit: found.map(|(_, hit)| hit),
+        unfiltered: unfiltered.map(|(rank, _)| rank),
+    })
+}
+
+fn shown(answer: &ExplainDocumentResponse, rank: Option<&Rank>) -> String {
+    let mut facts = vec![("document", answer.id.clone()), ("state", answer.state.clone())];
+    if answer.state != "unknown" {
+        let row = format!(
+            "{} of segment {}, written by generation {}, in generation {}",
+            answer.row, answer.segment, answer.written_generation, answer.generation
+        );
+        facts.push(("row", row));
+        facts.push(("floor", answer.floor.clone()));
+        let fields = answer.fields.iter().filter(|field| field.revision != answer.floor);
+        let later = fields.map(|field| format!("{} at {}", field.name, field.revision));
+        facts.push(("patched since", later.collect::<Vec<_>>().join(", ")));
+        facts.push(("embedded text", answer.embedded_text.clone()));
+    }
+    if let Some(rank) = rank {
+        facts.push(("rank", rank_shown(rank)));
+    }
+    if !answer.standstill.is_empty() {
+        facts.push(("standstill", answer.standstill.clone()));
+    }
+    let rows = answer.events.iter().map(|event| {
+        vec![
+            event.position.clone(),
+            to_the_second(&event.accepted_at),
+            event.kind.clone(),
+            event.revision.clone(),
+            event.outcome.clone(),
+            event.reason.clone(),
+        ]
+    });
+    let header = ["position", "accepted at", "kind", "revision", "outcome", ""];
+    let events = if answer.events.is_empty() {
+        format!("no event of it among the last {} of the log", answer.looked_through)
+    } else {
+        table(&header, &[], rows)
+    };
+    format!("{}\n\n{events}", pairs(&facts))
+}
+
+fn rank_shown(rank: &Rank) -> String {
+    let part = |score: Option<f32>| score.map_or_else(|| "none".to_owned(), |score| format!("{score:.3}"));
+    match (rank.rank, &rank.hit, rank.unfiltered) {
+        (Some(place), Some(hit), _) => format!(
+            "{place}, with a score of {:.3} (by words {}, by the vector {})",
+            hit.score,
+            part(hit.words_score),
+            part(hit.vector_score)
+        ),
+        (_, _, Some(place)) => format!("the filter leaves it out; without it, {place}"),
+        _ => format!("not among the first {HITS}"),
+    }
+}
+
+/// Says what differs between two releases.
+pub(crate) async fn diff(request: DiffReleasesRequest, client: &Client, output: &Output) -> Result<Exit, CommandError> {
+    let answer = client
+        .admin()
+        .diff_releases(within(LONG_CALL, request))
+        .await?
+        .into_inner();
+    let counts = |values: &[ValueCount]| {
+        let counts = values.iter().map(|count| (count.value.clone(), json!(count.documents)));
+        counts.collect::<serde_json::Map<_, _>>()
+    };
+    let documents = answer.documents.iter();
+    let documents = documents.map(|one| json!({"id": one.id, "kind": one.kind, "fields": one.fields}));
+    let report = json!({
+        "before": answer.before,
+        "after": answer.after,
+        "added": answer.added,
+        "removed": answer.removed,
+        "changed": answer.changed,
+        "fields": counts(&answer.fields),
+        "brands": counts(&answer.brands),
+        "categories": counts(&answer.categories),
+        "documents": documents.collect::<Vec<_>>(),
+    });
+    output.answer(&report, |_| differences(&answer))?;
+    Ok(Exit::Done)
+}
+
+fn differences(answer: &DiffReleasesResponse) -> String {
+    let list = |values: &[ValueCount]| {
+        let values = values
+            .iter()
+            .take(10)
+            .map(|count| format!("{} {}", count.value, count.documents));
+        values.collect::<Vec<_>>().join(", ")
+    };
+    let facts = pairs(&[
+        ("generations", format!("{} to {}", answer.before, answer.after)),
+        ("added", answer.added.to_string()),
+        ("removed", answer.removed.to_string()),
+        ("changed", answer.changed.to_string()),
+        ("by field", list(&answer.fields)),
+        ("by brand", list(&answer.brands)),
+        ("by category", list(&answer.categories)),
+    ]);
+    let rows = answer.documents.iter();
+    let rows = rows.map(|one| vec![one.kind.clone(), one.id.clone(), one.fields.join(", ")]);
+    format!("{facts}\n\n{}", table(&["", "document", "fields"], &[], rows))
+}
