@@ -65,11 +65,33 @@ run ingest "$data/poison.jsonl" --wait || [ $? -eq 3 ]
 run dead-letters list
 run releases list
 
-act "8. The index is a stock FAISS file" "Any release can be exported; three lines of Python with faiss-cpu search it."
+act "8. A bad feed is stopped" \
+  "A broken export deletes most of the catalog. The guards judge each release with what waits behind it: this one is" \
+  "written and named, and not served, until a person decides. Searches go on from the release before."
+python3 -c 'import json, sys
+for line in open("examples/catalog.jsonl").readlines()[:110]:
+    print(json.dumps({"id": json.loads(line)["id"], "_op": "delete"}))' >"$data/bad-feed.jsonl"
+run ingest "$data/bad-feed.jsonl" --wait || [ $? -eq 4 ]
+run staged show | head -12
+run search 'kt 745 b' --top-k 1
+run staged reject --reason 'a broken export' --actor demo
+run patch KT-612 '{"stock": 7}' --wait
+run collections show
+
+act "9. Back to an older release, and on again" \
+  "One swing publishes the old content and holds publishing; what came since is read again when somebody resumes."
+run releases diff 1
+run releases rollback 1 --reason 'to look at the launch prices' --actor demo
+run get KT-745/B
+run releases resume
+run patch KT-745/B '{"stock": 20}' --wait
+run explain-document KT-745/B --query 'kt 745 b'
+
+act "10. The index is a stock FAISS file" "Any release can be exported; three lines of Python with faiss-cpu search it."
 run releases export --layout faiss --to "$data/export"
 ls -l "$data/export"
 
-act "9. Metrics" "What an operator sees (some lines of $http/metrics):"
+act "11. Metrics" "What an operator sees (some lines of $http/metrics):"
 python3 - "$http" <<'PYTHON'
 import sys, urllib.request
 text = urllib.request.urlopen(sys.argv[1] + "/metrics").read().decode()

@@ -121,6 +121,13 @@ fn rejecting_sets_aside_what_was_counted_and_applies_the_rest() {
             .as_str()
             .is_some_and(|words| words.contains("ada: half a feed"))
     );
+    // Going back to before them and on again does not bring them back.
+    let back = folder.run(&["releases", "rollback", "1", "--reason", "to look"]);
+    let _back = back.with_code(0);
+    let _resumed = folder.run(&["releases", "resume"]).with_code(0);
+    assert_eq!(documents(&folder), 400);
+    let letters = folder.run(&["dead-letters", "list"]).with_code(0);
+    assert_eq!(letters["dead_letters"].as_array().map(Vec::len), Some(240), "each once");
 }
 
 #[test]

@@ -194,7 +194,7 @@ pub struct Pointer {
     /// Sequence up to which a person has accepted what guards would stop.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub guards_passed_to: u64,
-    /// Events that a person rejected and that are still to be read: they are set aside.
+    /// Events that a person rejected and that may be read, or read again after going back: they are set aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<RejectedEvents>,
     /// Set when the collection was deleted; its objects go after the grace, the name is free after that.
@@ -468,8 +468,10 @@ impl Pointer {
             next.settings = published.settings.clone();
         }
         next.kept.push(release.clone());
-        next.rejected = next.rejected.filter(|rejected| rejected.to > release.checkpoint);
         next.forget(published.grace_ns, now);
+        // As long as somebody may go back to before them, they may be read again.
+        let may_return = |rejected: &RejectedEvents| next.kept.iter().any(|kept| kept.checkpoint < rejected.to);
+        next.rejected = next.rejected.take().filter(may_return);
         Ok(next)
     }
 

@@ -324,6 +324,7 @@ impl Turn<'_> {
             }
         };
         self.staged = None;
+        self.go_on();
         let what = match &decision.kind {
             DecisionKind::Accept => "accepted",
             DecisionKind::Retry => "to be judged anew",

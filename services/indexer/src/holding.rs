@@ -113,6 +113,7 @@ impl Turn<'_> {
         })
         .await?;
         self.held = None;
+        self.go_on();
         tracing::info!(collection = %self.name, actor, "publishing was resumed");
         Ok(())
     }

@@ -194,12 +194,8 @@ impl<'a> Turn<'a> {
                 }
                 continue;
             }
-            self.deps.metrics.staged(self.name, false);
             self.begin_merges()?;
-            if self.handle.status.go_on() {
-                self.deps.metrics.standstill(self.name, false);
-                tracing::info!(collection = %self.name, "publishing goes on");
-            }
+            self.go_on();
             let context = WindowContext {
                 collection: self.name,
                 settings: &self.settings.window,
@@ -223,6 +219,16 @@ impl<'a> Turn<'a> {
                     }
                 }
             }
+        }
+    }
+
+    /// Says that publishing goes on. To be called before whoever decided so is told: what that person asks next must not
+    /// meet the standstill.
+    pub(crate) fn go_on(&self) {
+        if self.handle.status.go_on() {
+            self.deps.metrics.standstill(self.name, false);
+            self.deps.metrics.staged(self.name, false);
+            tracing::info!(collection = %self.name, "publishing goes on");
         }
     }
 

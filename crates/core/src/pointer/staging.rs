@@ -21,12 +21,12 @@ pub struct StagedRelease {
     pub since: Timestamp,
 }
 
-/// Events that a person rejected, until the last of them is read.
+/// Events that a person rejected, as long as they may be read again: a kept release ends before the last of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedEvents {
     /// The object that lists them.
     pub list: ManifestReference,
-    /// Sequence of the last.
+    /// Sequence of the last of them.
     pub to: u64,
 }
 
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn rejected_events_are_remembered_until_they_were_read() {
+    fn rejected_events_are_remembered_as_long_as_they_may_be_read_again() {
         let rejected = RejectedEvents {
             list: reference("verdicts/rejected"),
             to: 12,
@@ -190,8 +190,11 @@ mod tests {
                 .expect("its turn")
         };
         let one = publish(&dropped, 1, 11, "p1");
-        assert_eq!(one.rejected, Some(rejected));
-        assert_eq!(publish(&one, 2, 12, "p2").rejected, None);
+        let two = publish(&one, 2, 12, "p2");
+        assert_eq!(two.rejected, Some(rejected), "somebody may go back to release 1");
+        let mut alone = two;
+        alone.kept.remove(0);
+        assert_eq!(publish(&alone, 3, 13, "p3").rejected, None);
     }
 
     #[test]

@@ -130,7 +130,7 @@ fn shown(staged: &StagedRelease) -> String {
             "documents",
             format!("{}, served now {}", staged.documents, staged.documents_served),
         ),
-        ("breached", staged.breaches.join("\n             ")),
+        ("breached", staged.breaches.join("; ")),
         (
             "counted",
             format!(
