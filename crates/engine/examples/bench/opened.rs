@@ -25,8 +25,12 @@ pub(crate) fn share_of(row: usize) -> f64 {
     number(row) as f64 / 1e6
 }
 
+/// Steele, Lea, Flood: SplitMix64.
 fn number(row: usize) -> u64 {
-    (row as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) % 1_000_003 * 1_000_000 / 1_000_003
+    let mut x = (row as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    (x ^ (x >> 31)) % 1_000_000
 }
 
 /// Writes the segment of a set, unless it is there.

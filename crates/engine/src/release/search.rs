@@ -225,7 +225,11 @@ mod tests {
             min_score: None,
             weights: Weights::default(),
         };
-        assert_eq!(query.candidates(), expect, "{mode:?}, top {top}, ef_search {ef_search:?}");
+        assert_eq!(
+            query.candidates(),
+            expect,
+            "{mode:?}, top {top}, ef_search {ef_search:?}"
+        );
     }
 
     #[test]
