@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
 use crate::client::Client;
@@ -31,13 +33,7 @@ pub(crate) async fn run(up: &Path, documents: usize) -> anyhow::Result<()> {
     let mut last = String::new();
     for from in (0..documents).step_by(BATCH) {
         let to = (from + BATCH).min(documents);
-        let event = |n: usize| {
-            Bytes::from(format!(
-                r#"{{"id":"{n}","title":"tiny thing number {n}","price":{}}}"#,
-                n % 97
-            ))
-        };
-        last = client.send((from..to).map(event).collect()).await?;
+        last = client.send((from..to).map(document).collect()).await?;
         own_max = own_max.max(server.memory().anonymous);
         if to % STEP == 0 {
             line(&server, &client, to, began).await?;
@@ -68,6 +64,17 @@ pub(crate) async fn run(up: &Path, documents: usize) -> anyhow::Result<()> {
         json!({"documents": documents, "own_max_mib": own_max >> 10, "own_end_mib": end.anonymous >> 10, "peak_mib": end.peak >> 10})
     );
     Ok(())
+}
+
+/// A few words of many: vectors of like texts would lie on top of each other, which no catalog does to a graph.
+fn document(n: usize) -> Bytes {
+    let mut rng = SmallRng::seed_from_u64(n as u64);
+    let words: Vec<String> = (0..6).map(|_| format!("w{}", rng.random_range(0..2_000))).collect();
+    Bytes::from(format!(
+        r#"{{"id":"{n}","title":"{}","price":{}}}"#,
+        words.join(" "),
+        n % 97
+    ))
 }
 
 async fn line(server: &Up, client: &Client, sent: usize, began: Instant) -> anyhow::Result<()> {
