@@ -33,8 +33,8 @@ lint: setup ## Check formatting and lints; warnings are errors
 	@$(CARGO) fmt --all --check
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-bench: model ## Run the benchmarks that docs/benchmarks.md keeps
-	@scripts/bench $(VERDIGRIS)
+bench: model ## Run the benchmarks that docs/benchmarks.md keeps (one alone: scripts/bench SECTION)
+	@scripts/bench
 
 proto: setup ## Generate crates/proto from proto/ again
 	@UPDATE_PROTO=1 $(CARGO) test --locked -p verdigris-proto

@@ -6,6 +6,9 @@
 //! measured on the very same, and uses structures that are there already.
 #![expect(clippy::print_stdout, reason = "a program whose purpose is to print")]
 
+#[path = "bench/vectors.rs"]
+mod vectors;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,17 +18,12 @@ use verdigris_core::index_type::IndexType;
 use verdigris_engine::ann::{self, Ann, AnnExpectation, AnnSearch, DenseBitmap};
 use verdigris_engine::mapped::MappedBytes;
 
-const D: usize = 384;
+use crate::vectors::{D, Set, made};
+
 const K: usize = 10;
 const QUERIES_MAX: usize = 1_000;
 /// The fastest of so many rounds counts: others use the machine too.
 const ROUNDS: usize = 5;
-
-struct Set {
-    name: &'static str,
-    base: Vec<f32>,
-    queries: Vec<f32>,
-}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -40,7 +38,7 @@ fn main() {
     let types = value("--types").unwrap_or_else(|| "HNSW32".to_owned());
     let mut sets = vec![products(&data)];
     if arguments.iter().any(|a| a == "--made") {
-        sets.push(made());
+        sets.push(made(200_000, QUERIES_MAX));
     }
     verdigris_engine::processor::check_processor().expect("a processor of this level");
     let mut lines = Vec::new();
@@ -246,40 +244,4 @@ fn widened(half: u16) -> f32 {
         _ => (1.0 + fraction / 1_024.0) * 2f32.powi(exponent - 15),
     };
     if sign == 1 { -magnitude } else { magnitude }
-}
-
-/// 200,000 vectors in 2,000 clusters with a decaying spectrum: what embeddings look like from afar.
-fn made() -> Set {
-    const ROWS: usize = 200_000;
-    const CENTRES: usize = 2_000;
-    let mut rng = SmallRng::seed_from_u64(7);
-    let spread: Vec<f32> = (1..=D).map(|i| (i as f32).powf(-0.6)).collect();
-    // The sum of twelve uniform numbers is as good as a normal one here.
-    let normal = |rng: &mut SmallRng| (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0;
-    let centres: Vec<f32> = (0..CENTRES * D).map(|i| normal(&mut rng) * spread[i % D]).collect();
-    let weights: Vec<f64> = (1..=CENTRES).map(|i| (i as f64).powf(-0.6)).collect();
-    let total: f64 = weights.iter().sum();
-    let mut vector = || -> Vec<f32> {
-        let mut draw = rng.random::<f64>() * total;
-        let centre = weights
-            .iter()
-            .position(|w| {
-                draw -= w;
-                draw <= 0.0
-            })
-            .unwrap_or(CENTRES - 1);
-        let noise = rng.random_range(0.4..0.9);
-        let vector: Vec<f32> = (0..D)
-            .map(|i| centres[centre * D + i] + noise * normal(&mut rng) * spread[i])
-            .collect();
-        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-        vector.iter().map(|x| x / length).collect()
-    };
-    let base = (0..ROWS).flat_map(|_| vector()).collect();
-    let queries = (0..QUERIES_MAX).flat_map(|_| vector()).collect();
-    Set {
-        name: "made",
-        base,
-        queries,
-    }
 }

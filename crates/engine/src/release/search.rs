@@ -1,7 +1,7 @@
 //! Searching a release: words and vectors over all segments, one list of hits.
 
 use roaring::RoaringBitmap;
-use verdigris_core::settings::Weights;
+use verdigris_core::settings::{AnnSettings, Weights};
 
 use crate::ann::{AnnSearch, DenseBitmap};
 use crate::error::EngineError;
@@ -12,6 +12,10 @@ use crate::words::{SegmentWords, WordsQuery, WordsScores, WordsWeights, score_wo
 
 /// Candidates that each list gives at least: more gains nothing on three real catalogs, half as many costs little.
 pub const CANDIDATES_MIN: usize = 100;
+
+/// Hits that a search by vectors alone looks at beyond those asked for, so that equal scores at the end of a page are
+/// ordered by id as well.
+const TIES: usize = 10;
 
 /// Which lists a search asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +63,21 @@ pub struct Hit {
     pub vector: Option<f32>,
 }
 
+impl Query<'_> {
+    /// Candidates of each list. Vectors alone need no more than what is asked for: a graph never keeps fewer candidates
+    /// than hits are wanted, so that a fixed number would put a floor under every search, however little `ef_search`
+    /// asks. Half of it costs nothing, with a filter or without.
+    fn candidates(&self) -> usize {
+        match self.mode {
+            Mode::Hybrid | Mode::Words => self.top.max(CANDIDATES_MIN),
+            Mode::Vector => {
+                let ef_search = self.ef_search.unwrap_or_else(|| AnnSettings::default().ef_search);
+                (self.top + TIES).max((ef_search as usize / 2).min(CANDIDATES_MIN))
+            }
+        }
+    }
+}
+
 /// Rows that may be hits, of each segment; none where all rows may.
 pub(crate) type Allowed = Vec<Option<DenseBitmap>>;
 
@@ -66,7 +85,7 @@ impl Release {
     /// The best hits, best first, at most `query.top`. Equal scores are ordered by document id.
     pub fn search(&self, query: &Query<'_>, filters: &FilterCache) -> Result<Vec<Hit>, EngineError> {
         let allowed = self.allowed(query.filter, filters)?;
-        let candidates = query.top.max(CANDIDATES_MIN);
+        let candidates = query.candidates();
         let words = match query.mode {
             Mode::Vector => None,
             Mode::Hybrid | Mode::Words => query.text.map(|text| self.words(text, query, &allowed)),
@@ -187,5 +206,44 @@ impl Release {
             equal.iter_mut().zip(by_id).for_each(|(hit, (_, sorted))| *hit = sorted);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(mode: Mode, top: usize, ef_search: Option<u32>, expect: usize) {
+        let query = Query {
+            mode,
+            text: None,
+            vector: None,
+            top,
+            filter: None,
+            ef_search,
+            nprobe: None,
+            min_score: None,
+            weights: Weights::default(),
+        };
+        assert_eq!(
+            query.candidates(),
+            expect,
+            "{mode:?}, top {top}, ef_search {ef_search:?}"
+        );
+    }
+
+    #[test]
+    fn vectors_alone_take_no_more_candidates_than_the_graph_keeps_anyway() {
+        check(Mode::Vector, 11, Some(56), 28);
+        check(Mode::Vector, 11, Some(16), 21);
+        check(Mode::Vector, 11, None, 64);
+        check(Mode::Vector, 11, Some(4_000), 100);
+        check(Mode::Vector, 500, Some(16), 510);
+    }
+
+    #[test]
+    fn lists_that_are_added_up_have_a_hundred_candidates_at_least() {
+        check(Mode::Hybrid, 11, Some(16), 100);
+        check(Mode::Words, 500, None, 500);
     }
 }

@@ -1,0 +1,121 @@
+//! Start on a large index, next to nothing but hashing its files; and the memory that it takes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use serde_json::json;
+use verdigris_store::digest_of_file;
+
+use crate::process::{Memory, Up};
+use crate::search::filled;
+use crate::{at, sorted};
+
+const ROUNDS: usize = 7;
+/// Bytes of a vector itself.
+const RAW_BYTES: f64 = 4.0 * 384.0;
+
+pub(crate) async fn run(up: &Path, folder: &Path, set: &str) -> anyhow::Result<()> {
+    let (mut server, client) = filled(up, folder, set).await?;
+    let manifest = client.manifest(0).await?;
+    server.stop()?;
+    let data = folder.join(format!("{set}-data"));
+    let store = data.join("store").join(set);
+    let names = manifest
+        .segments
+        .iter()
+        .flat_map(|segment| [&segment.files.vectors.path, &segment.files.rows.path]);
+    let files: Vec<PathBuf> = names.map(|name| store.join(name)).collect();
+    println!(
+        "{set}: {} rows in {} segments, {:.0} MiB",
+        manifest.count,
+        manifest.segments.len(),
+        manifest.bytes() as f64 / f64::from(1 << 20)
+    );
+    println!("{:26} {:>9} {:>9} {:>8}", "seconds, median", "digest", "ready", "share");
+    let (mut lines, mut memory) = (Vec::new(), Memory::default());
+    for (name, cold) in [("files in the page cache", false), ("files not in the cache", true)] {
+        let (mut digests, mut starts, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            prepare(&files, cold)?;
+            let digest = digest(&files)?;
+            prepare(&files, cold)?;
+            let mut server = Up::start(up, &data)?;
+            let ready = server.ready_after.as_secs_f64();
+            memory = server.memory();
+            server.stop()?;
+            digests.push(digest);
+            starts.push(ready);
+            shares.push(digest / ready);
+        }
+        let (digest, ready, share) = (
+            at(&sorted(digests), 0.5),
+            at(&sorted(starts), 0.5),
+            at(&sorted(shares), 0.5),
+        );
+        println!("{name:26} {digest:>9.3} {ready:>9.3} {share:>8.2}");
+        lines.push(json!({"files": name, "digest_s": digest, "ready_s": ready, "share": share}));
+    }
+    let empty = empty_start(up)?;
+    println!("{:26} {:>9} {empty:>9.3}", "an empty folder", "");
+    let best = lines
+        .iter()
+        .filter_map(|line| line["share"].as_f64())
+        .fold(0.0, f64::max);
+    println!(
+        "mark: at least 0.80 of the speed of the digest alone: {}",
+        if best >= 0.8 { "met" } else { "MISSED" }
+    );
+    let of_vector = |kib: u64| kib as f64 * 1024.0 / manifest.count as f64;
+    let (own, mapped) = (of_vector(memory.anonymous), of_vector(memory.file));
+    println!(
+        "memory per vector after the start: {own:.0} B of the process, {mapped:.0} B of mapped files; the vector itself {RAW_BYTES:.0} B"
+    );
+    println!(
+        "whole process: {} MiB of its own, {} MiB of mapped files",
+        memory.anonymous >> 10,
+        memory.file >> 10
+    );
+    println!(
+        "{}",
+        json!({"set": set, "rows": manifest.count, "starts": lines, "empty_s": empty, "own_bytes_per_vector": own, "mapped_bytes_per_vector": mapped})
+    );
+    Ok(())
+}
+
+/// Files in the page cache, or not: `dd` with `nocache` and nothing to copy tells the kernel to let them go.
+fn prepare(files: &[PathBuf], cold: bool) -> anyhow::Result<()> {
+    for file in files {
+        if cold {
+            let from = format!("if={}", file.display());
+            let status = Command::new("dd")
+                .args([&from, "iflag=nocache", "count=0"])
+                .stderr(Stdio::null())
+                .status()?;
+            anyhow::ensure!(status.success(), "dd cannot drop {} from the cache", file.display());
+        } else {
+            std::hint::black_box(std::fs::read(file)?);
+        }
+    }
+    Ok(())
+}
+
+/// The same digest by the same threads as the server takes, and nothing else.
+fn digest(files: &[PathBuf]) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    for file in files {
+        std::hint::black_box(digest_of_file(file)?);
+    }
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// What a start takes that has nothing to do with files.
+fn empty_start(up: &Path) -> anyhow::Result<f64> {
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let folder = tempfile::tempdir()?;
+        let server = Up::start(up, &folder.path().join("data"))?;
+        times.push(server.ready_after.as_secs_f64());
+    }
+    Ok(at(&sorted(times), 0.5))
+}
