@@ -167,7 +167,27 @@ fn every_source_file_is_reached_from_a_crate_root() {
         let siblings = fs::read_dir(parent)
             .expect("readable")
             .map(|entry| entry.expect("readable").path());
-        if !declared(beside) && !roots.into_iter().chain(siblings).any(declared) {
+        // A folder that several roots share is named by path.
+        let by_path = format!(
+            "\"{}\"",
+            shown(&path)
+                .rsplit('/')
+                .take(2)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+                .collect::<Vec<_>>()
+                .join("/")
+        );
+        let above = parent
+            .parent()
+            .and_then(|above| fs::read_dir(above).ok())
+            .into_iter()
+            .flatten();
+        let is_shared = above
+            .filter_map(|entry| fs::read_to_string(entry.expect("readable").path()).ok())
+            .any(|text| text.contains(&by_path));
+        if !is_shared && !declared(beside) && !roots.into_iter().chain(siblings).any(declared) {
             problems.push(format!("{}: no crate root declares it", shown(&path)));
         }
     }

@@ -64,7 +64,7 @@ impl Client {
     pub(crate) async fn send(&self, events: Vec<Bytes>) -> anyhow::Result<String> {
         let request = IngestRequest {
             collection: self.collection.clone(),
-            events: events.into_iter().map(Into::into).collect(),
+            events: events.into_iter().collect(),
         };
         let answer = self.ingest().ingest(request).await?.into_inner();
         if let Some(rejection) = answer.rejections.first() {
@@ -125,7 +125,7 @@ impl Client {
                 0
             };
             before = now;
-            let due = verdigris_core::merge::plan(&before.segments).is_some();
+            let due = verdigris_core::merge::plan(&before.segments, &[]).is_some();
             if quiet >= 2 && !due {
                 return Ok(before);
             }

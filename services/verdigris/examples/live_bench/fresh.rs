@@ -57,7 +57,7 @@ pub(crate) async fn run(server: &str, collection: &str, products: &Path, seconds
     let stream = tokio_stream::iter(events.into_iter().enumerate()).then(move |(n, event)| {
         let request = IngestRequest {
             collection: name.clone(),
-            events: vec![event.into()],
+            events: vec![event],
         };
         async move {
             tokio::time::sleep_until(due(n).into()).await;
@@ -98,6 +98,7 @@ async fn watch(reader: Client, until: Instant) -> anyhow::Result<()> {
         tick.tick().await;
         let request = GetServingStatsRequest {
             collection: reader.collection.clone(),
+            ..GetServingStatsRequest::default()
         };
         let release = service
             .get_serving_stats(request)

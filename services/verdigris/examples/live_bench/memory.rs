@@ -35,7 +35,7 @@ pub(crate) async fn run(up: &Path, documents: usize) -> anyhow::Result<()> {
         let to = (from + BATCH).min(documents);
         last = client.send((from..to).map(document).collect()).await?;
         own_max = own_max.max(server.memory().anonymous);
-        if to % STEP == 0 {
+        if to.is_multiple_of(STEP) {
             line(&server, &client, to, began).await?;
         }
     }
