@@ -96,6 +96,7 @@ pub(crate) fn open(folder: &Path, set: &str, dead: bool) -> Result<Release, Erro
         live,
         live_ghosts: 0,
         newest_generation: 1,
+        state_bytes: 0,
         files: SegmentFiles {
             vectors: file(&paths.vectors)?,
             rows: file(&paths.rows)?,
