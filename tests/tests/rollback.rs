@@ -63,6 +63,35 @@ fn going_back_answers_at_once_holds_what_comes_and_resuming_loses_nothing() {
 }
 
 #[test]
+fn bad_events_are_set_aside_before_the_rest_is_read_again() {
+    let (folder, _server) = changed();
+    let _back = folder
+        .run(&["releases", "rollback", "1", "--reason", "a bad price"])
+        .with_code(0);
+    let said = folder.run(&["explain-document", "a"]).with_code(0);
+    let bad = said["events"][0]["position"].as_str().expect("the patch");
+    let file = folder.file("bad.txt", bad);
+    let told = folder.run(&["releases", "resume", "--set-aside", &file]);
+    assert_eq!(told.code, 2, "a reason is asked for: {}", told.text);
+    let read = said["events"][1]["position"].as_str().expect("the upsert");
+    let wrong = folder.file("read.txt", read);
+    let told = folder.run(&["releases", "resume", "--set-aside", &wrong, "--reason", "x"]);
+    assert_eq!(told.reason(), "INVALID_ARGUMENT", "release 1 holds it: {}", told.text);
+    let resumed = folder.run(&["releases", "resume", "--set-aside", &file, "--reason", "wrong price"]);
+    let _resumed = resumed.with_code(0);
+    let _told = folder.run(&["delete", "nobody", "--wait"]).with_code(0);
+    assert_eq!(price(&folder, "a"), 89, "the bad patch is set aside");
+    assert_eq!(
+        folder.run(&["get", "b"]).reason(),
+        "DOCUMENT_NOT_FOUND",
+        "the rest is applied"
+    );
+    let letters = folder.run(&["dead-letters", "list"]).with_code(0);
+    assert_eq!(letters["dead_letters"][0]["reason"], "REJECTED", "{letters}");
+    assert_eq!(letters["dead_letters"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
 fn a_hold_survives_a_restart_and_is_resumed_on_the_folder_alone() {
     let (folder, mut server) = changed();
     let _back = folder

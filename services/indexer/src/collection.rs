@@ -125,7 +125,7 @@ impl CollectionIndexer {
                 }
                 Some(Command::Refresh) => return true,
                 Some(Command::RollBack(wish)) => self.refuse(wish.done),
-                Some(Command::Resume { done, .. }) => self.refuse(done),
+                Some(Command::Resume(wish)) => self.refuse(wish.done),
                 Some(Command::Decide(decision)) => self.refuse(decision.done),
             }
         }

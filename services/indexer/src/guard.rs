@@ -305,20 +305,8 @@ impl Turn<'_> {
             DecisionKind::Reject { reason, choice } => {
                 let sequences = self.chosen(&staged, choice).await?;
                 let count = sequences.len() as u64;
-                let to = sequences.last().copied().unwrap_or(0);
-                let earlier = self
-                    .rejected
-                    .iter()
-                    .flat_map(|rejected| rejected.sequences.iter().copied());
-                let rejected = Rejected {
-                    actor: decision.actor.clone(),
-                    reason: reason.clone(),
-                    sequences: earlier.chain(sequences).collect(),
-                };
-                let path = format!("verdicts/{:010}-{nonce}-rejected.json", decision.generation);
-                let list = write(&*self.deps.store, self.name, path, &rejected).await?;
-                self.swing_away(Some(RejectedEvents { list, to }), epoch, nonce, now)
-                    .await?;
+                let (events, rejected) = self.reject(sequences, &decision.actor, reason, &nonce).await?;
+                self.swing_away(Some(events), epoch, nonce, now).await?;
                 self.rejected = Some(Arc::new(rejected));
                 count
             }
@@ -335,6 +323,29 @@ impl Turn<'_> {
             "a staged release was {what}"
         );
         Ok(rejected)
+    }
+
+    /// Lists events that a person rejected, with those rejected before.
+    pub(crate) async fn reject(
+        &self,
+        sequences: BTreeSet<u64>,
+        actor: &str,
+        reason: &str,
+        nonce: &str,
+    ) -> Result<(RejectedEvents, Rejected), IndexerError> {
+        let earlier = self
+            .rejected
+            .iter()
+            .flat_map(|rejected| rejected.sequences.iter().copied());
+        let rejected = Rejected {
+            actor: actor.to_owned(),
+            reason: reason.to_owned(),
+            sequences: earlier.chain(sequences).collect(),
+        };
+        let to = rejected.sequences.last().copied().unwrap_or(0);
+        let path = format!("verdicts/{:010}-{nonce}-rejected.json", self.head.manifest().generation);
+        let list = write(&*self.deps.store, self.name, path, &rejected).await?;
+        Ok((RejectedEvents { list, to }, rejected))
     }
 
     async fn accept(&mut self, staged: &StagedRelease, nonce: String, now: Timestamp) -> Result<(), IndexerError> {

@@ -1,5 +1,6 @@
 //! Going back to an older release's content, standing still while a person holds publishing, and going on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -28,6 +29,18 @@ pub(crate) struct RollBack {
     pub(crate) words: String,
     /// Whether to go back although the events since cannot be read again.
     pub(crate) without_replay: bool,
+    /// Told when it is done.
+    pub(crate) done: oneshot::Sender<Result<(), IndexerError>>,
+}
+
+/// A wish to go on.
+pub(crate) struct Resume {
+    /// Who asks.
+    pub(crate) actor: String,
+    /// Events since that are set aside, by sequence.
+    pub(crate) set_aside: BTreeSet<u64>,
+    /// Why they are.
+    pub(crate) words: String,
     /// Told when it is done.
     pub(crate) done: oneshot::Sender<Result<(), IndexerError>>,
 }
@@ -105,16 +118,33 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Lifts the hold.
-    pub(crate) async fn resume(&mut self, actor: &str) -> Result<(), IndexerError> {
+    /// Lifts the hold. Some of the events since may be set aside when they are read again.
+    pub(crate) async fn resume(&mut self, wish: &Resume) -> Result<(), IndexerError> {
         let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let read = self.head.manifest().checkpoint.sequence;
+        if let Some(stranger) = wish.set_aside.iter().find(|sequence| **sequence <= read) {
+            return Err(IndexerError::NotCounted(format!("event {stranger}")));
+        }
+        let rejected = if wish.set_aside.is_empty() {
+            None
+        } else {
+            Some(
+                self.reject(wish.set_aside.clone(), &wish.actor, &wish.words, &nonce)
+                    .await?,
+            )
+        };
+        let events = rejected.as_ref().map(|(events, _)| events.clone());
         commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.resume(epoch, nonce.clone(), now)
+            pointer.resume(epoch, events.clone(), nonce.clone(), now)
         })
         .await?;
+        self.rejected = rejected
+            .map(|(_, rejected)| Arc::new(rejected))
+            .or(self.rejected.take());
         self.held = None;
         self.go_on();
-        tracing::info!(collection = %self.name, actor, "publishing was resumed");
+        let set_aside = wish.set_aside.len();
+        tracing::info!(collection = %self.name, actor = wish.actor, set_aside, "publishing was resumed");
         Ok(())
     }
 

@@ -82,12 +82,7 @@ pub(crate) enum Command {
     /// Publish an older release's content, and stand still.
     RollBack(holding::RollBack),
     /// Go on with the events since.
-    Resume {
-        /// Who asks.
-        actor: String,
-        /// Told when it is done.
-        done: oneshot::Sender<Result<(), IndexerError>>,
-    },
+    Resume(holding::Resume),
     /// Decide about a staged release.
     Decide(guard::Decision),
     /// Go on from the beginning of the log that is there now.

@@ -12,7 +12,7 @@ use verdigris_store::{collection as objects, commit, fetch};
 
 use crate::Command;
 use crate::admin::{AdminRpc, given};
-use crate::holding::RollBack;
+use crate::holding::{Resume, RollBack};
 use crate::ingest::{name_of, status_of_bus, status_of_read};
 use crate::shown::{position_of, reason_word, status_of_commit};
 
@@ -134,8 +134,20 @@ impl AdminRpc {
         let name = name_of(&request.collection)?;
         let actor = given("actor", request.actor, "say who goes on")?;
         let (manifest, ..) = self.manifest(&name, 0).await?;
+        let set_aside = self.sequences(&name, &request.set_aside).await?.into_iter().collect();
+        let words = if request.set_aside.is_empty() {
+            request.reason
+        } else {
+            given("reason", request.reason, "say why; it is kept with each dead letter")?
+        };
         let (done, ended) = oneshot::channel();
-        self.tell(&name, Command::Resume { actor, done }, ended).await?;
+        let wish = Resume {
+            actor,
+            set_aside,
+            words,
+            done,
+        };
+        self.tell(&name, Command::Resume(wish), ended).await?;
         let state = self.indexer.deps().bus.state(&name).await;
         let state = state.map_err(|error| status_of_bus(&error))?;
         Ok(Response::new(ResumePublishingResponse {

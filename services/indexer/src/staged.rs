@@ -101,7 +101,7 @@ impl AdminRpc {
         staged.ok_or_else(|| Reason::NotStaged.status(format!("no release of {name} waits for a decision")))
     }
 
-    async fn sequences(&self, name: &CollectionName, positions: &[String]) -> Result<Vec<u64>, Status> {
+    pub(crate) async fn sequences(&self, name: &CollectionName, positions: &[String]) -> Result<Vec<u64>, Status> {
         let (manifest, ..) = self.manifest(name, 0).await?;
         let stream = manifest.checkpoint.stream;
         let sequence = |text: &String| {

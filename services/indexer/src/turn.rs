@@ -241,10 +241,10 @@ impl<'a> Turn<'a> {
                 let result = self.roll_back(&wish).await;
                 let _ = wish.done.send(result);
             }
-            Command::Resume { actor, done } => {
-                let result = self.resume(&actor).await;
+            Command::Resume(wish) => {
+                let result = self.resume(&wish).await;
                 let resumed = result.is_ok();
-                let _ = done.send(result);
+                let _ = wish.done.send(result);
                 if resumed {
                     self.settings_into_force().await?;
                 }

@@ -326,6 +326,12 @@ pub(crate) enum Releases {
     },
     /// Go on after a rollback: the events since are read again
     Resume {
+        /// Set these events aside when they are read again: a file with a position a line
+        #[arg(long, value_name = "FILE", requires = "reason")]
+        set_aside: Option<PathBuf>,
+        /// Why they are set aside; it is kept with each dead letter
+        #[arg(long, value_name = "WORDS")]
+        reason: Option<String>,
         /// Who goes on, by default the user of this machine
         #[arg(long, value_name = "NAME")]
         actor: Option<String>,

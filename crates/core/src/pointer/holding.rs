@@ -3,7 +3,7 @@
 //! Going back and holding are one swing, so that there is no moment in which the events since could be read again
 //! before somebody looked at them.
 
-use super::{EditRefused, Hold, HoldKind, LineagePointer, LineageRole, Pointer, Published};
+use super::{EditRefused, Hold, HoldKind, LineagePointer, LineageRole, Pointer, Published, RejectedEvents};
 use crate::timestamp::Timestamp;
 
 impl Pointer {
@@ -43,8 +43,14 @@ impl Pointer {
         Ok(next)
     }
 
-    /// Lifts the hold on publishing.
-    pub fn resume(&self, epoch: u64, nonce: String, now: Timestamp) -> Result<Self, EditRefused> {
+    /// Lifts the hold on publishing; events that were `rejected` are set aside when they are read again.
+    pub fn resume(
+        &self,
+        epoch: u64,
+        rejected: Option<RejectedEvents>,
+        nonce: String,
+        now: Timestamp,
+    ) -> Result<Self, EditRefused> {
         self.check_turn(epoch)?;
         self.check_deleted()?;
         if self.publish_hold().is_none() {
@@ -52,6 +58,7 @@ impl Pointer {
         }
         let mut next = self.next(nonce, now);
         next.hold = None;
+        next.rejected = rejected.or(next.rejected);
         Ok(next)
     }
 
@@ -134,10 +141,10 @@ mod tests {
         assert_eq!((held.generation, held.kept.len()), (3, 3));
         let refused = held.publish(1, &published(4), "p4".to_owned(), Timestamp(4));
         assert!(matches!(refused, Err(EditRefused::Held { .. })), "{refused:?}");
-        let resumed = held.resume(1, "u".to_owned(), Timestamp(5)).expect("held");
+        let resumed = held.resume(1, None, "u".to_owned(), Timestamp(5)).expect("held");
         assert!(resumed.publish(1, &published(4), "p4".to_owned(), Timestamp(6)).is_ok());
         assert_eq!(
-            resumed.resume(1, "v".to_owned(), Timestamp(6)),
+            resumed.resume(1, None, "v".to_owned(), Timestamp(6)),
             Err(EditRefused::NotHeld)
         );
     }
@@ -147,7 +154,7 @@ mod tests {
         let taken = held().claim("b", "c2".to_owned(), Timestamp(4)).expect("a turn");
         assert!(taken.publish_hold().is_some(), "another indexer keeps the hold");
         assert!(matches!(
-            taken.resume(1, "u".to_owned(), Timestamp(5)),
+            taken.resume(1, None, "u".to_owned(), Timestamp(5)),
             Err(EditRefused::LostTurn { .. })
         ));
     }

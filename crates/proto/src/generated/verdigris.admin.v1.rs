@@ -148,6 +148,12 @@ pub struct ResumePublishingRequest {
     /// Who asks.
     #[prost(string, tag = "2")]
     pub actor: ::prost::alloc::string::String,
+    /// Positions of events since that are set aside when they are read again.
+    #[prost(string, repeated, tag = "3")]
+    pub set_aside: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Why they are; kept with each dead letter.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ResumePublishingResponse {

@@ -101,9 +101,18 @@ async fn act(command: &Releases, collection: String, client: &Client, output: &O
             answered(&collection, release.generation, client).await?;
             output.answer(&release, |release| went_back(*generation, release))?;
         }
-        Releases::Resume { actor } => {
-            let actor = actor.clone().unwrap_or_else(user);
-            let request = ResumePublishingRequest { collection, actor };
+        Releases::Resume {
+            set_aside,
+            reason,
+            actor,
+        } => {
+            let set_aside = set_aside.as_deref().map(super::staged::lines).transpose()?;
+            let request = ResumePublishingRequest {
+                collection,
+                actor: actor.clone().unwrap_or_else(user),
+                set_aside: set_aside.unwrap_or_default(),
+                reason: reason.clone().unwrap_or_default(),
+            };
             let answer = client.admin().resume_publishing(within(LONG_CALL, request)).await?;
             let unread = answer.into_inner().unread_events;
             output.answer(&json!({"unread_events": unread}), |_| {

@@ -113,7 +113,7 @@ fn actor(decision: &Decision) -> String {
     decision.actor.clone().unwrap_or_else(user)
 }
 
-fn lines(path: &std::path::Path) -> Result<Vec<String>, CommandError> {
+pub(super) fn lines(path: &std::path::Path) -> Result<Vec<String>, CommandError> {
     let text = std::fs::read_to_string(path).map_err(|source| CommandError::Read {
         path: path.display().to_string(),
         source,
