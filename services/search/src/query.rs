@@ -257,7 +257,11 @@ fn fingerprint(request: &SearchRequest) -> String {
     same.top_k = 0;
     same.fields = Vec::new();
     same.min_position = String::new();
-    let digest = verdigris_core::digest::Digest::of(format!("{same:?}").as_bytes()).to_string();
+    // Writing numbers as text would take as long as the search of a small catalog.
+    let vector = std::mem::take(&mut same.vector);
+    let mut bytes = format!("{same:?}").into_bytes();
+    bytes.extend(vector.iter().flat_map(|x| x.to_le_bytes()));
+    let digest = verdigris_core::digest::Digest::of(&bytes).to_string();
     digest[..16].to_owned()
 }
 

@@ -22,7 +22,7 @@ pub(crate) async fn run(up: &Path, documents: usize) -> anyhow::Result<()> {
     let server = Up::start(up, &folder.path().join("data"))?;
     let client = Client::connect(&server.url, "tiny").await?;
     client
-        .create(&json!({"embedder": {"provider": "hash", "dimension": 64}}))
+        .create(&json!({"embedder": {"provider": "hash", "dimension": 32}}))
         .await?;
     println!(
         "{:>9} {:>9} {:>7} {:>9} {:>9} {:>9} {:>9}",
