@@ -37,7 +37,7 @@ fn the_configuration_page_is_current() {
          `verdigris settings show` prints them, `verdigris settings set FILE` puts others into force with the next publish.\n\
          Absent keys have their defaults, which are these:\n\n\
          ```json\n{settings}\n```\n\n\
-         Weights, windows, `ann.ef_search`, `ann.nprobe` and `bus` act in place.\n\
+         Weights, windows, `ann.ef_search`, `ann.nprobe`, `bus` and [guards](guards.md) act in place.\n\
          The kind of revision, the embedder, the metric, the text fields and the index type are baked into stored rows: \
          on a collection that holds documents, changing them is refused as NEEDS_REBUILD.\n\n\
          `revision` is `event_time` or `number`; `embedder.provider` is `minilm`, `hash` or `none`; `metric` is `cosine` or `inner_product`.\n\
