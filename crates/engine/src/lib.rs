@@ -5,6 +5,7 @@ pub mod ann;
 pub mod error;
 pub mod filter;
 pub mod mapped;
+pub mod memory;
 pub mod processor;
 pub mod release;
 pub mod rows;

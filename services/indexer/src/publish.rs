@@ -10,6 +10,7 @@ use verdigris_core::manifest::{PublishReason, SegmentEntry};
 use verdigris_core::merge;
 use verdigris_core::pointer::Published as PublishedRelease;
 use verdigris_core::timestamp::Timestamp;
+use verdigris_engine::memory;
 use verdigris_engine::segment::merge::Merged;
 use verdigris_store::{commit, publish};
 
@@ -18,6 +19,9 @@ use crate::merge::{MergeContext, MergeJob};
 use crate::progress::Published;
 use crate::turn::{Change, Turn, blocking};
 use crate::write_segment;
+
+/// From so many rows on, what a segment took in memory is worth giving back at once.
+const LARGE_ROWS: u32 = 10_000;
 
 impl Turn<'_> {
     /// Begins what the head needs: one merge of the base and one beside it at most.
@@ -89,7 +93,7 @@ impl Turn<'_> {
         let entry = blocking(move || write_segment::entry(id, &written))
             .await?
             .map_err(IndexerError::Scratch)?;
-        let bytes = entry.bytes();
+        let (bytes, rows) = (entry.bytes(), entry.rows);
         let files = vec![
             (entry.files.vectors.path.clone(), paths.vectors),
             (entry.files.rows.path.clone(), paths.rows),
@@ -99,6 +103,9 @@ impl Turn<'_> {
         }
         let is_served = self.publish_edit(change, vec![entry], files).await?;
         drop(folder);
+        if rows >= LARGE_ROWS {
+            blocking(memory::give_back).await?;
+        }
         self.deps
             .metrics
             .published(self.name, self.head.manifest(), began.elapsed(), bytes);

@@ -26,6 +26,7 @@ use crate::arguments::Arguments;
 use crate::output::{Format, Output};
 
 fn main() -> ExitCode {
+    verdigris_engine::memory::limit_arenas();
     let arguments = Arguments::parse();
     let output = Output::standard(if arguments.global.json {
         Format::Json
