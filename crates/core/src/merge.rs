@@ -125,13 +125,13 @@ pub fn died_meanwhile(origins: &[Origin], dead_now: &[Option<&RoaringBitmap>]) -
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::digest::Digest;
     use crate::index_type::IndexType;
     use crate::manifest::{FileEntry, SegmentFiles};
 
-    fn segment(name: &str, rows: u32, live: u32) -> SegmentEntry {
+    pub(crate) fn segment(name: &str, rows: u32, live: u32) -> SegmentEntry {
         let file = || FileEntry {
             path: name.to_owned(),
             bytes: 1,

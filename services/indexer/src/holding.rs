@@ -92,14 +92,16 @@ impl Turn<'_> {
         let settings = edited.manifest.settings.clone();
         let publication = publish::Publication {
             edited: &edited,
+            other: None,
             files: Vec::new(),
             nonce: nonce.clone(),
         };
-        publish::publish(&*self.deps.store, self.name, publication, |pointer, release| {
+        publish::publish(&*self.deps.store, self.name, publication, |pointer, releases| {
             let published = PublishedRelease {
-                release: release.clone(),
+                release: releases.release.clone(),
                 settings: settings.clone(),
                 grace_ns: GRACE_NS,
+                other: None,
             };
             pointer.roll_back(epoch, &published, hold.clone(), nonce.clone(), now)
         })

@@ -150,14 +150,16 @@ impl Turn<'_> {
         let settings = self.wanted_settings.clone();
         let publication = publish::Publication {
             edited: &edited,
+            other: None,
             files,
             nonce: nonce.clone(),
         };
-        publish::publish(&*self.deps.store, self.name, publication, |pointer, release| {
+        publish::publish(&*self.deps.store, self.name, publication, |pointer, releases| {
             let published = PublishedRelease {
-                release: release.clone(),
+                release: releases.release.clone(),
                 settings: settings.clone(),
                 grace_ns: GRACE_NS,
+                other: None,
             };
             pointer.publish(epoch, &published, nonce.clone(), now)
         })

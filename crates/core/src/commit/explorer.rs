@@ -64,6 +64,7 @@ impl Purpose {
                     release,
                     settings: settings(1),
                     grace_ns: 0,
+                    other: None,
                 };
                 pointer.publish(*epoch, &published, nonce, now)
             }
