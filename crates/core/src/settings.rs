@@ -10,6 +10,7 @@ use crate::digest::Digest;
 use crate::guards::GuardSettings;
 use crate::index_type::IndexType;
 use crate::manifest::Metric;
+use crate::queries::QuerySettings;
 use crate::revision::RevisionKind;
 
 /// The largest settings object, in bytes.
@@ -43,6 +44,8 @@ pub struct Settings {
     pub bus: BusSettings,
     /// Limits of what a publish may take away.
     pub guards: GuardSettings,
+    /// Which queries are kept for measuring.
+    pub queries: QuerySettings,
 }
 
 /// Which model embeds documents and queries.
@@ -367,6 +370,7 @@ impl Settings {
         number("guards.documents_min", self.guards.documents_min, 1, 1_000_000_000);
         number("bus.days", self.bus.days, 1, 36_500);
         number("bus.mebibytes", self.bus.mebibytes, 1, 16_777_216);
+        number("queries.kept", self.queries.kept, 1, crate::queries::KEPT_MAX);
         let lists = [
             ("text.words", self.text.words.len()),
             ("text.codes", self.text.codes.len()),
