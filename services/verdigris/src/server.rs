@@ -19,6 +19,7 @@ use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, IngestRpc, collect_garba
 use verdigris_proto::admin::admin_service_server::AdminServiceServer;
 use verdigris_proto::ingest::ingest_service_server::IngestServiceServer;
 use verdigris_proto::reason::Reason;
+use verdigris_proto::search::query_service_server::QueryServiceServer;
 use verdigris_proto::search::search_service_server::SearchServiceServer;
 use verdigris_runtime::authentication::{Scope, Tokens};
 use verdigris_runtime::clock::Clock;
@@ -28,7 +29,7 @@ use verdigris_runtime::metrics::RpcMetrics;
 use verdigris_runtime::serving::{GuardConfig, GuardLayer, MESSAGE_BYTES_MAX, RETRY_AFTER, Refused};
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_search::metrics::SearchMetrics;
-use verdigris_search::{Search, SearchDeps, SearchRpc, Standstill};
+use verdigris_search::{QueryRpc, Search, SearchDeps, SearchRpc, Standstill};
 use verdigris_store::Store;
 use verdigris_store::directory::DirectoryStore;
 
@@ -133,10 +134,12 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         }),
         readiness: start.readiness.clone(),
         metrics: SearchMetrics::register(&start.registry)?,
+        query_log: Some(start.folder.cache().join("queries")),
     };
     let search = Search::start(deps, tasks.clone()).await?;
     let guard = guard(&start.registry, start.tokens, start.concurrent_calls)?;
-    let routes = Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search))))
+    let routes = Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search.clone()))))
+        .add_service(QueryServiceServer::new(QueryRpc::new(search)).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(
             IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
@@ -192,7 +195,9 @@ fn scope_of(path: &str) -> Option<Scope> {
     match service {
         "verdigris.search.v1.SearchService" => Some(Scope::Read),
         "verdigris.ingest.v1.IngestService" => Some(Scope::Ingest),
-        "verdigris.admin.v1.AdminService" => Some(Scope::Admin),
+        "verdigris.admin.v1.AdminService"
+        | "verdigris.search.v1.MeasurementService"
+        | "verdigris.search.v1.QueryService" => Some(Scope::Admin),
         _ => None,
     }
 }
