@@ -360,6 +360,7 @@ impl Turn<'_> {
         })
         .await?;
         self.head = head;
+        self.generation = self.head.manifest().generation;
         self.guards_passed_to = self.guards_passed_to.max(staged.judged_to);
         self.handle.progress.begin(Published {
             sequence: self.head.manifest().checkpoint.sequence,

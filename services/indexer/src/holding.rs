@@ -71,7 +71,7 @@ impl Turn<'_> {
         let newest = self.head.manifest().clone();
         let mut manifest = old;
         manifest.parent = Some(newest.generation);
-        manifest.generation = newest.generation + 1;
+        manifest.generation = self.generation + 1;
         manifest.created_at = now;
         manifest.writer = self.instance.to_owned();
         manifest.reason = PublishReason::Rollback {
@@ -107,7 +107,12 @@ impl Turn<'_> {
         })
         .await?;
         let before = self.head.clone();
+        self.generation = edited.manifest.generation;
         self.head = self.deps.opener.open(Arc::new(edited.manifest), Some(&before)).await?;
+        // It holds what is being gone back from.
+        self.beside.stop().await;
+        self.beside.other = None;
+        self.beside.build = None;
         self.hold(hold);
         self.handle.progress.begin(Published {
             sequence: self.head.manifest().checkpoint.sequence,

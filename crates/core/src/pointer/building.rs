@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{EditRefused, LineagePointer, LineageRole, ManifestReference, Pointer};
+use crate::digest::ContentSum;
 use crate::manifest::{LineageId, SegmentEntry, SettingsReference};
 use crate::pointer::KeptRelease;
 use crate::timestamp::Timestamp;
@@ -25,12 +26,29 @@ pub struct Build {
     pub rows_done: u64,
     /// All of them.
     pub rows: u64,
+    /// Sum of the digests of the documents in these parts: equal to the source's in the end.
+    pub content: ContentSum,
+    /// Documents in these parts that exist.
+    pub documents: u64,
     /// Who asked, or which threshold.
     pub actor: String,
     /// Why.
     pub reason: String,
     /// Since when.
     pub since: Timestamp,
+}
+
+/// A part that is written whole, and what the build comes to with it.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Its segment.
+    pub segment: SegmentEntry,
+    /// Live rows of the source that lie in parts now.
+    pub rows_done: u64,
+    /// Sum of the digests of their documents.
+    pub content: ContentSum,
+    /// Those of them that exist.
+    pub documents: u64,
 }
 
 impl Pointer {
@@ -56,8 +74,7 @@ impl Pointer {
         &self,
         epoch: u64,
         lineage: &LineageId,
-        part: SegmentEntry,
-        rows_done: u64,
+        part: Part,
         nonce: String,
         now: Timestamp,
     ) -> Result<Self, EditRefused> {
@@ -66,8 +83,10 @@ impl Pointer {
         let mut next = self.next(nonce, now);
         let build = next.builds.iter_mut().find(|build| build.lineage == *lineage);
         let build = build.ok_or_else(|| EditRefused::NotNamed(lineage.clone()))?;
-        build.parts.push(part);
-        build.rows_done = rows_done;
+        build.parts.push(part.segment);
+        build.rows_done = part.rows_done;
+        build.content = part.content;
+        build.documents = part.documents;
         Ok(next)
     }
 

@@ -386,6 +386,8 @@ mod tests {
             parts: Vec::new(),
             rows_done: 0,
             rows: 0,
+            content: crate::digest::ContentSum::default(),
+            documents: 0,
             actor: "ada".to_owned(),
             reason: "a new index".to_owned(),
             since: Timestamp(1),
@@ -545,8 +547,12 @@ mod tests {
         let late = gone.add_part(
             1,
             &"b".to_owned().into(),
-            crate::merge::tests::segment("s", 1, 1),
-            1,
+            crate::pointer::Part {
+                segment: crate::merge::tests::segment("s", 1, 1),
+                rows_done: 1,
+                content: crate::digest::ContentSum::default(),
+                documents: 1,
+            },
             "l".to_owned(),
             Timestamp(3),
         );
