@@ -16,6 +16,7 @@ pub mod edit;
 pub mod embedder;
 pub mod event;
 pub mod garbage;
+pub mod gates;
 pub mod guards;
 pub mod index_type;
 mod json;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::digest::Digest;
+use crate::gates::GateSettings;
 use crate::guards::GuardSettings;
 use crate::index_type::IndexType;
 use crate::manifest::Metric;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub queries: QuerySettings,
     /// How and when all rows are written anew.
     pub rebuild: RebuildSettings,
+    /// Limits of what a lineage must show before it answers.
+    pub gates: GateSettings,
 }
 
 /// Which model embeds documents and queries.
@@ -392,6 +395,7 @@ impl Settings {
             value: value.to_string(),
             range: "0 to 1".to_owned(),
         }));
+        mistakes.extend(self.gates.mistakes());
         if self.text.embed.is_empty() && self.embedder.provider != Provider::None {
             let (value, range) = ("empty".to_owned(), "at least one part".to_owned());
             mistakes.push(SettingsMistake::Range {
