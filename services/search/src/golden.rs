@@ -82,7 +82,7 @@ async fn versions(store: &dyn Store, collection: &CollectionName) -> Result<Vec<
     let listed = objects::list_all(store, &prefix).await?;
     let path = |key: &str| key.strip_prefix(&folder).and_then(GoldenName::parse);
     let mut names: Vec<GoldenName> = listed.iter().filter_map(|object| path(&object.key)).collect();
-    names.sort_by(|a, b| a.path().cmp(&b.path()));
+    names.sort_by_key(GoldenName::path);
     Ok(names)
 }
 

@@ -8,6 +8,8 @@ mod follow;
 mod golden;
 mod lineages;
 mod log;
+mod measure;
+mod measurement_rpc;
 pub mod metrics;
 mod open;
 mod page;
@@ -35,6 +37,7 @@ use verdigris_runtime::http::Readiness;
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_store::{Store, StoreError, collection as objects};
 
+pub use measurement_rpc::MeasurementRpc;
 pub use queries_rpc::QueryRpc;
 pub use rpc::SearchRpc;
 pub use serving::{LineageCondition, LineageFacts, Serving};
@@ -81,6 +84,8 @@ pub struct SearchDeps {
     pub metrics: SearchMetrics,
     /// Folder for samples of asked queries; without one they are kept in memory.
     pub query_log: Option<PathBuf>,
+    /// Bytes of memory that this process may use, where that is limited.
+    pub memory_limit: Option<u64>,
 }
 
 /// The search role of a process.
@@ -90,6 +95,8 @@ pub struct Search {
     filters: FilterCache,
     threads: Arc<tokio::sync::Semaphore>,
     log: Arc<QueryLog>,
+    /// Held by whoever measures: two at once would measure each other.
+    measuring: tokio::sync::Mutex<()>,
     followed: Mutex<BTreeMap<CollectionName, Arc<Followed>>>,
 }
 
@@ -110,6 +117,7 @@ impl Search {
             filters,
             threads,
             log,
+            measuring: tokio::sync::Mutex::default(),
             followed: Mutex::default(),
         });
         for name in objects::list(&*search.deps.store).await? {
