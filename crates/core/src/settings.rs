@@ -224,6 +224,9 @@ pub struct WindowSettings {
     pub build_events: u32,
     /// Seconds of the widened window.
     pub build_seconds: u32,
+    /// Seconds of windows that are published as a candidate each, which answers when it has passed the gates; 0 for
+    /// windows that the active lineage takes at once.
+    pub candidate_seconds: u32,
 }
 
 impl Default for WindowSettings {
@@ -234,6 +237,7 @@ impl Default for WindowSettings {
             backlog_events: 5_000,
             build_events: 100_000,
             build_seconds: 300,
+            candidate_seconds: 0,
         }
     }
 }
@@ -366,6 +370,7 @@ impl Settings {
             self.window.events.min(1_000_000),
             1_000_000,
         );
+        number("window.candidate_seconds", self.window.candidate_seconds, 0, 604_800);
         number("window.build_seconds", self.window.build_seconds, 1, 86_400);
         number("guards.documents_min", self.guards.documents_min, 1, 1_000_000_000);
         number("rebuild.part_rows", self.rebuild.part_rows, 1_000, 100_000_000);
