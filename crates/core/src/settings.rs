@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::digest::Digest;
+use crate::gates::GateSettings;
 use crate::guards::GuardSettings;
 use crate::index_type::IndexType;
 use crate::manifest::Metric;
+use crate::queries::QuerySettings;
 use crate::rebuild::RebuildSettings;
 use crate::revision::RevisionKind;
 
@@ -44,8 +46,12 @@ pub struct Settings {
     pub bus: BusSettings,
     /// Limits of what a publish may take away.
     pub guards: GuardSettings,
+    /// Which queries are kept for measuring.
+    pub queries: QuerySettings,
     /// How and when all rows are written anew.
     pub rebuild: RebuildSettings,
+    /// Limits of what a lineage must show before it answers.
+    pub gates: GateSettings,
 }
 
 /// Which model embeds documents and queries.
@@ -377,6 +383,7 @@ impl Settings {
         number("rebuild.rows_per_second", self.rebuild.rows_per_second, 0, 100_000_000);
         number("bus.days", self.bus.days, 1, 36_500);
         number("bus.mebibytes", self.bus.mebibytes, 1, 16_777_216);
+        number("queries.kept", self.queries.kept, 1, crate::queries::KEPT_MAX);
         let lists = [
             ("text.words", self.text.words.len()),
             ("text.codes", self.text.codes.len()),
@@ -393,6 +400,7 @@ impl Settings {
             value: value.to_string(),
             range: "0 to 1".to_owned(),
         }));
+        mistakes.extend(self.gates.mistakes());
         if self.text.embed.is_empty() && self.embedder.provider != Provider::None {
             let (value, range) = ("empty".to_owned(), "at least one part".to_owned());
             mistakes.push(SettingsMistake::Range {
