@@ -11,6 +11,7 @@ use crate::gates::GateSettings;
 use crate::guards::GuardSettings;
 use crate::index_type::IndexType;
 use crate::manifest::Metric;
+use crate::rebuild::RebuildSettings;
 use crate::revision::RevisionKind;
 
 /// The largest settings object, in bytes.
@@ -46,6 +47,8 @@ pub struct Settings {
     pub guards: GuardSettings,
     /// Limits of what a lineage must show before it answers.
     pub gates: GateSettings,
+    /// How and when all rows are written anew.
+    pub rebuild: RebuildSettings,
 }
 
 /// Which model embeds documents and queries.
@@ -368,6 +371,8 @@ impl Settings {
         );
         number("window.build_seconds", self.window.build_seconds, 1, 86_400);
         number("guards.documents_min", self.guards.documents_min, 1, 1_000_000_000);
+        number("rebuild.part_rows", self.rebuild.part_rows, 1_000, 100_000_000);
+        number("rebuild.rows_per_second", self.rebuild.rows_per_second, 0, 100_000_000);
         number("bus.days", self.bus.days, 1, 36_500);
         number("bus.mebibytes", self.bus.mebibytes, 1, 16_777_216);
         let lists = [

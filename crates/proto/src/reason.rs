@@ -80,6 +80,10 @@ reasons! {
     PublishingStaged = "PUBLISHING_STAGED", FailedPrecondition;
     /// No release waits for a decision, or not this one.
     NotStaged = "NOT_STAGED", FailedPrecondition;
+    /// There is a candidate or a way back already, or one is being built.
+    RolloutInProgress = "ROLLOUT_IN_PROGRESS", FailedPrecondition;
+    /// No lineage of this name is built, the candidate or the way back.
+    LineageNotFound = "LINEAGE_NOT_FOUND", NotFound;
     /// The log does not keep every event since the release.
     NotReplayable = "NOT_REPLAYABLE", FailedPrecondition;
     /// The disk is full: nothing more is accepted or published.

@@ -3,6 +3,7 @@
 //! What a publish does to the store lies in `publish`.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
@@ -25,6 +26,7 @@ use verdigris_engine::release::Release;
 use verdigris_engine::segment::write::{SegmentShape, WrittenSegment};
 use verdigris_store::{CommitError, collection as objects, commit};
 
+use crate::beside::Beside;
 use crate::collection::Panics;
 use crate::error::IndexerError;
 use crate::guard::{self, Look, Rejected};
@@ -53,6 +55,10 @@ pub(crate) struct Turn<'a> {
     /// The event that is read alone just now.
     pub(crate) named: Option<u64>,
     pub(crate) merges: Merges,
+    /// The pointer's generation: that of the active lineage, unless a lineage that lacked publishes was returned to.
+    pub(crate) generation: u64,
+    /// The lineage beside the active one.
+    pub(crate) beside: Beside<'a>,
     /// Set while a person holds publishing.
     pub(crate) held: Option<Hold>,
     /// A release that breached a guard, while it waits for a person.
@@ -142,6 +148,8 @@ impl<'a> Turn<'a> {
             crashed_at: trying.filter(|_| crashed),
             named: None,
             merges: Merges::default(),
+            generation: pointer.generation,
+            beside: Beside::begin(deps, name, &pointer).await?,
             held: pointer.publish_hold().cloned(),
             guards_passed_to: pointer.guards_passed_to,
             rejected: guard::rejected(store, name, &pointer).await?.map(Arc::new),
@@ -187,6 +195,10 @@ impl<'a> Turn<'a> {
                 let command = tokio::select! {
                     () = token.cancelled() => return Ok(()),
                     command = commands.recv() => command,
+                    () = tokio::time::sleep(self.beside.look_in()) => {
+                        self.look_beside().await?;
+                        continue;
+                    }
                 };
                 match command {
                     None => return Ok(()),
@@ -194,30 +206,55 @@ impl<'a> Turn<'a> {
                 }
                 continue;
             }
-            self.begin_merges()?;
             self.go_on();
-            let context = WindowContext {
-                collection: self.name,
-                settings: &self.settings.window,
-                after: self.head.manifest().checkpoint.sequence,
-                first_build: self.head.manifest().generation == 0,
-                caution: self.caution,
-            };
+            if !self.read_on(commands, token).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Gathers one window and publishes it, and does meanwhile what comes due; false when the process ends.
+    async fn read_on(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        token: &CancellationToken,
+    ) -> Result<bool, IndexerError> {
+        let settings = self.settings.window.clone();
+        let context = WindowContext {
+            collection: self.name,
+            settings: &settings,
+            after: self.head.manifest().checkpoint.sequence,
+            first_build: self.head.manifest().generation == 0,
+            caution: self.caution,
+        };
+        // One window, however often something else is due beside it.
+        let mut window = pin!(next_window(&*self.deps.bus, &self.deps.clock, &context));
+        loop {
+            self.begin_merges()?;
+            let look = tokio::time::sleep(self.beside.look_in());
             tokio::select! {
                 biased;
-                () = token.cancelled() => return Ok(()),
+                () = token.cancelled() => return Ok(false),
                 command = commands.recv() => match command {
-                    None => return Ok(()),
-                    Some(command) => self.obey(command).await?,
+                    None => return Ok(false),
+                    Some(command) => {
+                        self.obey(command).await?;
+                        return Ok(true);
+                    }
                 },
                 merged = self.merges.finished() => self.commit_merge(merged).await?,
-                window = next_window(&*self.deps.bus, &self.deps.clock, &context) => {
+                () = look => self.look_beside().await?,
+                done = self.beside.finished() => self.commit_beside(done).await?,
+                window = &mut window => {
                     let window = window?;
-                    tokio::select! {
-                        () = token.cancelled() => return Ok(()),
-                        published = self.publish_window(window) => published?,
-                    }
+                    return tokio::select! {
+                        () = token.cancelled() => Ok(false),
+                        published = self.publish_window(window) => published.map(|()| true),
+                    };
                 }
+            }
+            if self.standing().is_some() {
+                return Ok(true);
             }
         }
     }
@@ -256,6 +293,10 @@ impl<'a> Turn<'a> {
                 if decided {
                     self.settings_into_force().await?;
                 }
+            }
+            Command::Rebuild(wish) => {
+                let result = self.begin_rebuild(&wish).await;
+                let _ = wish.done.send(result);
             }
             Command::AdoptStream { done } => {
                 let stream = self.deps.bus.open(self.name).await?;
@@ -395,7 +436,12 @@ impl<'a> Turn<'a> {
         } else {
             None
         };
-        let (vectors, embedded) = embed::vectors(&ordered.changes, embedder.as_ref(), &self.handle.progress).await?;
+        let (vectors, embedded) = embed::vectors(
+            ordered.changes.iter().map(|change| &change.vector),
+            embedder.as_ref(),
+            Some(&self.handle.progress),
+        )
+        .await?;
         let mut stats = self.head.manifest().stats;
         stats.applied += counts.applied;
         stats.unchanged += counts.unchanged;
@@ -407,7 +453,7 @@ impl<'a> Turn<'a> {
         let alike = guard::alike(&ordered.changes, &vectors);
         let folder = self.scratch("segment-")?;
         let (head, settings, path) = (self.head.clone(), self.settings.clone(), folder.path().to_owned());
-        let threads = self.deps.threads;
+        let (threads, generation) = (self.deps.threads, self.generation + 1);
         let watermark = self.head.manifest().watermark.max(ordered.watermark);
         let written = blocking(move || {
             let dimension = head.manifest().dimension;
@@ -417,14 +463,7 @@ impl<'a> Turn<'a> {
                 text: &settings.text,
                 threads,
             };
-            write_segment::write(
-                &head,
-                &ordered.changes,
-                &vectors,
-                head.manifest().generation + 1,
-                &path,
-                shape,
-            )
+            write_segment::write(&head, &ordered.changes, &vectors, generation, &path, shape)
         })
         .await??;
         Ok(Change {
@@ -461,7 +500,7 @@ impl<'a> Turn<'a> {
             .await?;
         self.handle.progress.begin(Published {
             sequence: manifest.checkpoint.sequence,
-            generation: manifest.generation + 1,
+            generation: self.generation,
         });
         Ok(())
     }

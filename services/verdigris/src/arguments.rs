@@ -1,9 +1,13 @@
 //! The command line: what can be asked, with its help. What is done about it lies in `commands`.
 
+mod rebuild;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::rebuild::Rebuild;
 
 /// Blue/green vector search for product catalogs.
 #[derive(Debug, Parser)]
@@ -117,6 +121,8 @@ pub(crate) enum Command {
     /// Releases of a collection
     #[command(subcommand)]
     Releases(Releases),
+    /// Write all rows anew as another lineage, beside what is served: for new settings, a new model, a new index type
+    Rebuild(Rebuild),
     /// The release that breached a guard and waits for a decision
     #[command(subcommand)]
     Staged(Staged),

@@ -12,6 +12,7 @@ mod evaluate;
 mod explain;
 mod ingest;
 mod lines;
+mod rebuild;
 mod rejected;
 mod releases;
 mod resync;
@@ -50,6 +51,7 @@ pub(crate) fn needs_server(command: &Command) -> bool {
             | Releases::Resume { .. }
             | Releases::Pin { .. },
         )
+        | Command::Rebuild(_)
         | Command::Staged(_)
         | Command::DeadLetters(_)
         | Command::Evaluate(_) => true,
@@ -103,6 +105,7 @@ pub(crate) async fn run(
             resync::run(&feed, wait, collection, client, output).await
         }
         Command::Releases(command) => releases::run(command, collection, client, output).await,
+        Command::Rebuild(arguments) => rebuild::run(arguments, collection, client, output).await,
         Command::Staged(command) => staged::run(command, collection, client, output).await,
         Command::DeadLetters(command) => dead_letters::run(command, collection, client, output).await,
         Command::Evaluate(arguments) => evaluate::run(arguments, collection, client, output).await,
