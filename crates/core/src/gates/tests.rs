@@ -50,8 +50,8 @@ fn facts(lineage: &str) -> LineageFacts {
     }
 }
 
-/// What is measured of a rebuild that went well.
-fn good() -> Measurements {
+/// What is measured by reading a rebuild that went well; it was asked nothing.
+fn read() -> Measurements {
     let candidate = facts("b");
     Measurements {
         files: Measured::Value(FilesVerified {
@@ -94,6 +94,21 @@ fn good() -> Measurements {
             sampled: 200,
             leaked: Vec::new(),
         }),
+        active: Measured::Value(facts("a")),
+        measured_at: Timestamp(1),
+        recall: Measured::default(),
+        golden: Measured::default(),
+        queries: Measured::default(),
+        latency: Measured::default(),
+        memory: Measured::default(),
+        ready_ms: Measured::default(),
+        candidate,
+    }
+}
+
+/// What is measured of a rebuild that went well.
+fn good() -> Measurements {
+    Measurements {
         recall: Measured::Value(RecallMeasured {
             sampled: 200,
             recall: 0.991,
@@ -123,9 +138,7 @@ fn good() -> Measurements {
         }),
         memory: Measured::NotApplicable("no limit is set".to_owned()),
         ready_ms: Measured::Value(900),
-        active: Measured::Value(facts("a")),
-        measured_at: Timestamp(1),
-        candidate,
+        ..read()
     }
 }
 
@@ -166,8 +179,12 @@ fn bad(kind: usize, size: u32) -> (&'static str, Measurements, Gate) {
     let (mut m, part) = (good(), f64::from(size + 1) / 10.0);
     match kind {
         0 => {
-            let m = without_documents(0.3 + part / 2.0, size % 2 == 0);
-            let seen_by = if size % 2 == 0 { Gate::Content } else { Gate::Rows };
+            let m = without_documents(0.3 + part / 2.0, size.is_multiple_of(2));
+            let seen_by = if size.is_multiple_of(2) {
+                Gate::Content
+            } else {
+                Gate::Rows
+            };
             ("half the documents missing", m, seen_by)
         }
         1 => {
@@ -178,7 +195,7 @@ fn bad(kind: usize, size: u32) -> (&'static str, Measurements, Gate) {
         }
         2 => {
             value(&mut m.vectors).right = u64::from(size);
-            if size % 2 == 0 {
+            if size.is_multiple_of(2) {
                 value(&mut m.model).embedder = model("another");
             }
             ("wrong model of the same dimension", m, Gate::Vectors)
@@ -189,7 +206,7 @@ fn bad(kind: usize, size: u32) -> (&'static str, Measurements, Gate) {
         }
         4 => {
             m.candidate.checkpoint.sequence -= u64::from(size) * 10 + 1;
-            if size % 2 == 0 {
+            if size.is_multiple_of(2) {
                 m.candidate.content = content("older");
                 value(&mut m.rows).content = content("older");
             }
@@ -207,7 +224,7 @@ fn bad(kind: usize, size: u32) -> (&'static str, Measurements, Gate) {
         }
         7 => {
             let latency = value(&mut m.latency);
-            if size % 2 == 0 {
+            if size.is_multiple_of(2) {
                 latency.p99_ms = 21.0 + 50.0 * part;
             } else {
                 latency.p50_ms = 21.0 + 10.0 * part;
@@ -280,7 +297,7 @@ fn different(kind: usize, n: u32) -> (&'static str, Measurements) {
         }
         _ => {
             m.candidate.settings.version = 2;
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 m.candidate.embedder = model("another");
                 value(&mut m.model).embedder = model("another");
             }
