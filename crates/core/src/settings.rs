@@ -14,6 +14,7 @@ use crate::manifest::Metric;
 use crate::queries::QuerySettings;
 use crate::rebuild::RebuildSettings;
 use crate::revision::RevisionKind;
+use crate::rollout::RolloutSettings;
 
 /// The largest settings object, in bytes.
 pub const SETTINGS_BYTES_MAX: usize = 64 * 1024;
@@ -48,10 +49,12 @@ pub struct Settings {
     pub guards: GuardSettings,
     /// Which queries are kept for measuring.
     pub queries: QuerySettings,
-    /// How and when all rows are written anew.
-    pub rebuild: RebuildSettings,
     /// Limits of what a lineage must show before it answers.
     pub gates: GateSettings,
+    /// How lineages come to answer.
+    pub rollout: RolloutSettings,
+    /// How and when all rows are written anew.
+    pub rebuild: RebuildSettings,
 }
 
 /// Which model embeds documents and queries.
@@ -401,6 +404,7 @@ impl Settings {
             range: "0 to 1".to_owned(),
         }));
         mistakes.extend(self.gates.mistakes());
+        mistakes.extend(self.rollout.mistakes());
         if self.text.embed.is_empty() && self.embedder.provider != Provider::None {
             let (value, range) = ("empty".to_owned(), "at least one part".to_owned());
             mistakes.push(SettingsMistake::Range {
