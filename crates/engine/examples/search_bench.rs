@@ -6,7 +6,8 @@
 //! - `build FOLDER SET` writes the segment of a set to `FOLDER/SET`;
 //! - `serve FOLDER SET [dead]` answers lines such as `{"ef": 64, "hits": true}` on standard input, each with the times
 //!   of one round over all queries; with `dead`, row n is dead where n % 100 is 37;
-//! - `filters FOLDER SET` prints time and recall under filters that leave 50 % to 0.05 %.
+//! - `filters FOLDER SET` prints time and recall under filters that leave 50 % to 0.05 %;
+//! - `fetch FOLDER SET` prints what reading a hit's id, and its document, takes.
 //!
 //! What is timed is [`Release::search`]: all segments, live rows, filters, top k. Absent: other libraries, which
 //! `scripts/bench_peers.py` runs, and what gRPC adds.
@@ -25,8 +26,8 @@ use serde_json::{Value, json};
 use verdigris_core::settings::Weights;
 use verdigris_engine::error::EngineError;
 use verdigris_engine::filter::{Filter, FilterCache};
-use verdigris_engine::release::Release;
 use verdigris_engine::release::search::{Hit, Mode, Query};
+use verdigris_engine::release::{Release, RowPlace};
 
 use crate::opened::{build, open, share_of};
 use crate::vectors::{D, made, read, write};
@@ -54,7 +55,8 @@ fn main() -> Result<(), Error> {
         ["serve", folder, set] => serve(Path::new(folder), set, false),
         ["serve", folder, set, "dead"] => serve(Path::new(folder), set, true),
         ["filters", folder, set] => filters(Path::new(folder), set),
-        _ => Err("usage: search_bench made|build|serve|filters FOLDER …".into()),
+        ["fetch", folder, set] => fetch(Path::new(folder), set),
+        _ => Err("usage: search_bench made|build|serve|filters|fetch FOLDER …".into()),
     }
 }
 
@@ -174,6 +176,28 @@ fn filters(folder: &Path, set: &str) -> Result<(), Error> {
     } else {
         Ok(())
     }
+}
+
+/// The time of reading one row, of rows that lie far apart as hits do.
+fn fetch(folder: &Path, set: &str) -> Result<(), Error> {
+    const ROWS: usize = 20_000;
+    let release = open(folder, set, false)?;
+    let places: Vec<_> = release.live_rows().collect();
+    let scattered = (0..ROWS).map(|n| places[n * 7_919 % places.len()]);
+    let bytes = release.manifest().segments[0].files.rows.bytes;
+    let timed = |what: &str, read: &dyn Fn(RowPlace) -> Result<usize, EngineError>| -> Result<(), Error> {
+        let (began, mut length) = (Instant::now(), 0);
+        for place in scattered.clone() {
+            length += read(place)?;
+        }
+        let micros = began.elapsed().as_secs_f64() * 1e6 / ROWS as f64;
+        println!("{set}: {what:12} {micros:>6.2} us a row, {} bytes each", length / ROWS);
+        Ok(())
+    };
+    timed("id", &|place| Ok(release.id(place)?.len()))?;
+    timed("document", &|place| Ok(release.stored(place)?.state.len()))?;
+    println!("{set}: rows.tar {:.1} bytes a row", bytes as f64 / places.len() as f64);
+    Ok(())
 }
 
 /// The best scores among these rows, best first, by looking at each.
