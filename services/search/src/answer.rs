@@ -35,7 +35,8 @@ pub(crate) fn document_json(state: &[u8], fields: &[String]) -> Result<String, S
 
 /// A document of which only the id was asked.
 pub(crate) fn id_json(id: &str) -> String {
-    serde_json::json!({ "id": id }).to_string()
+    let id = serde_json::to_string(id).expect("text is JSON");
+    format!(r#"{{"id":{id}}}"#)
 }
 
 /// The release that an answer comes from.

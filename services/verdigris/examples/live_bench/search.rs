@@ -72,7 +72,8 @@ pub(crate) async fn filled(up: &Path, folder: &Path, set: &str) -> anyhow::Resul
 
 /// The same search in process and over gRPC, in turn, one thread on each side.
 pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Result<()> {
-    let (_server, client) = filled(up, folder, set).await?;
+    let (server, client) = filled(up, folder, set).await?;
+    let stock = Client::stock(&server.url, set).await?;
     let release = open(&folder.join(format!("{set}-data/store")), client.manifest(0).await?)?;
     let queries = read(&folder.join(format!("{set}.query.f32")))?;
     let ef_search = EF_SEARCH
@@ -80,7 +81,7 @@ pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Resu
         .find(|(name, _)| *name == set)
         .map_or(128, |(_, ef)| *ef);
     let filters = FilterCache::new(1 << 20);
-    let mut paths: [(&str, Vec<Vec<f64>>); 8] = PATHS.map(|name| (name, Vec::new()));
+    let mut paths: [(&str, Vec<Vec<f64>>); 9] = PATHS.map(|name| (name, Vec::new()));
     let mut in_flight = Vec::new();
     for round in 0..=ROUNDS {
         let alone = in_process(&release, &filters, &queries, ef_search, Fetch::Nothing)?;
@@ -89,10 +90,21 @@ pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Resu
         let empty = empty_calls(&client, queries.len() / D).await?;
         let [grpc, searched, handled] = over_grpc(&client, &queries, ef_search, &["id"]).await?;
         let [grpc_documents, ..] = over_grpc(&client, &queries, ef_search, &[]).await?;
+        let [grpc_stock, ..] = over_grpc(&stock, &queries, ef_search, &["id"]).await?;
         let rate = throughput(&client, &queries, ef_search).await?;
         // The first round warms up.
         if round > 0 {
-            let round = [alone, ids, documents, empty, searched, handled, grpc, grpc_documents];
+            let round = [
+                alone,
+                ids,
+                documents,
+                empty,
+                searched,
+                handled,
+                grpc,
+                grpc_documents,
+                grpc_stock,
+            ];
             paths.iter_mut().zip(round).for_each(|(path, times)| path.1.push(times));
             in_flight.push(rate);
         }
@@ -106,7 +118,7 @@ pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Resu
 }
 
 /// What is timed, in the order of the table.
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "in process, search alone",
     "in process, with ids",
     "in process, with documents",
@@ -115,19 +127,20 @@ const PATHS: [&str; 8] = [
     "gRPC, call inside the server",
     "gRPC, with ids",
     "gRPC, with documents",
+    "gRPC, with ids, stock client of tonic",
 ];
 
-fn report(set: &str, paths: &[(&str, Vec<Vec<f64>>); 8], in_flight: &[f64]) {
-    println!("{:36} {:>9} {:>9} {:>9}", "", "p50 us", "p99 us", "queries/s");
+fn report(set: &str, paths: &[(&str, Vec<Vec<f64>>); 9], in_flight: &[f64]) {
+    println!("{:38} {:>9} {:>9} {:>9}", "", "p50 us", "p99 us", "queries/s");
     let mut medians = Vec::new();
     for (name, rounds) in paths {
         let of = |value: &dyn Fn(&[f64]) -> f64| at(&sorted(rounds.iter().map(|round| value(round)).collect()), 0.5);
         let (p50, p99, mean) = (of(&|round| at(round, 0.5)), of(&|round| at(round, 0.99)), of(&mean));
-        println!("{name:36} {p50:>9.1} {p99:>9.1} {:>9.0}", 1e6 / mean);
+        println!("{name:38} {p50:>9.1} {p99:>9.1} {:>9.0}", 1e6 / mean);
         medians.push(json!({"path": name, "p50_us": p50, "p99_us": p99, "mean_us": mean}));
     }
     let rate = at(&sorted(in_flight.to_vec()), 0.5);
-    println!("{:36} {:>29.0}", format!("gRPC, with ids, {IN_FLIGHT} in flight"), rate);
+    println!("{:38} {:>29.0}", format!("gRPC, with ids, {IN_FLIGHT} in flight"), rate);
     // Of each round, so that what slows a whole round down slows both.
     let ratio = |inside: usize, value: &dyn Fn(&[f64]) -> f64| {
         let rounds = paths[inside].1.iter().zip(&paths[6].1);
