@@ -71,10 +71,7 @@ impl Rows {
     pub fn open(bytes: MappedBytes) -> Result<Self, EngineError> {
         let directory = ArchiveDirectory::open(bytes).map_err(|source| EngineError::RowsArchive { source })?;
         let header = read_header(&directory)?;
-        let archive = |source| EngineError::RowsArchive { source };
         let ids = directory.file(Path::new(IDS_FILE));
-        let ids = ids.ok_or_else(|| archive(std::io::ErrorKind::NotFound.into()))?;
-        let ids = Ids::open(ids, header.rows).map_err(archive)?;
         let index = Index::open(directory).map_err(EngineError::rows)?;
         let segments = index.searchable_segments().map_err(EngineError::rows)?;
         let [segment] = &segments[..] else {
@@ -90,6 +87,9 @@ impl Rows {
                 found: reader.max_doc(),
             });
         }
+        let archive = |source| EngineError::RowsArchive { source };
+        let ids = ids.ok_or_else(|| archive(std::io::ErrorKind::NotFound.into()))?;
+        let ids = Ids::open(ids, header.rows).map_err(archive)?;
         Self::from_reader(header, ids, &reader)
     }
 
