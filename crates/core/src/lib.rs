@@ -25,6 +25,7 @@ pub mod merge;
 pub mod names;
 pub mod pointer;
 pub mod position;
+pub mod queries;
 pub mod rebuild;
 pub mod rejection;
 pub mod resync;

@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod deadline;
+pub mod gather;
 pub mod http;
 pub mod listening;
 pub mod metrics;

@@ -4,6 +4,7 @@
 
 pub mod diff;
 mod fusion;
+mod measure;
 pub mod open;
 pub mod search;
 
@@ -118,6 +119,11 @@ impl Release {
     /// The document id of a row.
     pub fn id(&self, place: RowPlace) -> Result<String, EngineError> {
         self.segments[place.segment].segment.rows.id(place.row)
+    }
+
+    /// The generation that wrote a row.
+    pub fn generation(&self, place: RowPlace) -> u64 {
+        self.segments[place.segment].segment.rows.generation(place.row)
     }
 
     /// The document's state as a row stores it.

@@ -28,13 +28,21 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// As the commands connect.
     pub(crate) async fn connect(url: &str, collection: &str) -> anyhow::Result<Self> {
+        let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned())?;
+        let channel = verdigris_runtime::gather::connect(&endpoint).await;
+        Ok(Self {
+            channel: channel.with_context(|| format!("nobody answers at {url}"))?,
+            collection: collection.to_owned(),
+        })
+    }
+
+    /// As a client of tonic connects that knows nothing of ours.
+    pub(crate) async fn stock(url: &str, collection: &str) -> anyhow::Result<Self> {
         let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true);
         Ok(Self {
-            channel: endpoint
-                .connect()
-                .await
-                .with_context(|| format!("nobody answers at {url}"))?,
+            channel: endpoint.connect().await?,
             collection: collection.to_owned(),
         })
     }
