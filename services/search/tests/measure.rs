@@ -240,7 +240,7 @@ async fn half_the_documents_missing_is_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_out_of_order_are_seen() {
-    let texts: Vec<String> = living().iter().map(|document| text(document)).collect();
+    let texts: Vec<String> = living().iter().map(text).collect();
     let embedder = HashEmbedder::new(16).unwrap();
     check_bad(
         Draft {
@@ -308,7 +308,7 @@ fn links(bytes: &[u8], rows: usize) -> std::ops::Range<usize> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graph_that_leads_nowhere_is_seen() {
     // Every link leads into the first two hundred rows: a walk finds as many as it wants there, and none beyond.
-    fn bend(bytes: &mut Vec<u8>) {
+    fn bend(bytes: &mut [u8]) {
         let links = links(bytes, living().len());
         for at in links.step_by(4) {
             let link = i32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
