@@ -287,3 +287,6 @@ impl Verdict {
         self.gates.iter().filter(speaks_against)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -31,6 +31,7 @@ pub mod rejection;
 pub mod resync;
 pub mod retention;
 pub mod revision;
+pub mod rollout;
 pub mod settings;
 pub mod text;
 pub mod timestamp;

@@ -240,7 +240,7 @@ async fn half_the_documents_missing_is_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_out_of_order_are_seen() {
-    let texts: Vec<String> = living().iter().map(|document| text(document)).collect();
+    let texts: Vec<String> = living().iter().map(text).collect();
     let embedder = HashEmbedder::new(16).unwrap();
     check_bad(
         Draft {
@@ -315,6 +315,7 @@ fn links(bytes: &[u8], rows: usize) -> Vec<std::ops::Range<usize>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graph_that_leads_nowhere_is_seen() {
     // Every link leads into the first two hundred rows: a walk finds as many as it wants there, and none beyond.
+    #[allow(clippy::ptr_arg, reason = "the type of a function that may also cut")]
     fn bend(bytes: &mut Vec<u8>) {
         for at in links(bytes, living().len())
             .into_iter()

@@ -308,6 +308,7 @@ impl Process {
         let request = GetServingStatsRequest {
             collection,
             min_position,
+            ..GetServingStatsRequest::default()
         };
         let stats = self.block_on(self.search.get_serving_stats(Request::new(request)));
         let release = stats.expect("the search role follows").into_inner().release;

@@ -69,7 +69,7 @@ impl Measuring {
         let until = self.candidate.release.manifest().generation;
         self.sides().iter().any(|served| {
             let place = served.release.find(id);
-            place.is_some_and(|place| served.release.has_vector(place) && served.release.written(place) <= until)
+            place.is_some_and(|place| served.release.has_vector(place) && served.release.generation(place) <= until)
         })
     }
 
