@@ -72,41 +72,52 @@ impl Measuring {
 
     /// Looks for deleted documents in the candidate: by id, and by the text that they had.
     pub(super) async fn deletes(&self) -> Result<Measured<DeletesChecked>, Unmeasured> {
-        let sides = self.sides();
-        let gone = self.work(move || {
-            let mut gone = BTreeSet::new();
-            for served in &sides {
-                for place in served.release.ghosts() {
-                    gone.insert(served.release.id(place)?);
-                }
-            }
-            // What one was told of before the other may rightly be there in the one and not in the other.
-            Ok::<_, EngineError>(
-                gone.into_iter()
-                    .filter(|id| is_common(&sides, id))
-                    .collect::<Vec<String>>(),
-            )
-        });
-        let gone = gone.await?.map_err(words)?;
+        let gone: Arc<[String]> = self.gone().await?.into();
         if gone.is_empty() {
             return Ok(Measured::NotApplicable("nothing was ever deleted".to_owned()));
         }
-        let chosen = self.draws.some("ghosts", gone.len(), GHOSTS_MAX);
-        let looked_for: Vec<String> = chosen.into_iter().map(|n| gone[n].clone()).collect();
-        let (release, ids) = (self.candidate.release.clone(), looked_for.clone());
-        let found = self.work(move || {
-            let is_there = |id: &&String| {
-                let places = release.live_rows_of(id);
-                places.iter().any(|place| release.has_vector(*place))
-            };
-            ids.iter().filter(is_there).cloned().collect::<BTreeSet<String>>()
-        });
-        let mut leaked = found.await?;
-        leaked.extend(self.searched_for(&gone.into_iter().collect()).await?);
+        let (mut looked_for, mut leaked) = (BTreeSet::new(), BTreeSet::new());
+        for from in (0..gone.len()).step_by(ROWS_AT_ONCE) {
+            let (sides, gone) = (self.sides(), gone.clone());
+            let found = self.work(move || {
+                let some = &gone[from..gone.len().min(from + ROWS_AT_ONCE)];
+                // What one was told of before the other may rightly be there in the one and not in the other.
+                let common: Vec<String> = some.iter().filter(|id| is_common(&sides, id)).cloned().collect();
+                let release = &sides[0].release;
+                let is_there = |id: &&String| release.live_rows_of(id).iter().any(|place| release.has_vector(*place));
+                let found: Vec<String> = common.iter().filter(is_there).cloned().collect();
+                (common, found)
+            });
+            let (common, found) = found.await?;
+            looked_for.extend(common);
+            leaked.extend(found);
+        }
+        if looked_for.is_empty() {
+            return Ok(Measured::NotApplicable(
+                "nothing that both were told of was deleted".to_owned(),
+            ));
+        }
+        leaked.extend(self.searched_for(&looked_for).await?);
         Ok(Measured::Value(DeletesChecked {
             sampled: looked_for.len() as u64,
             leaked: leaked.into_iter().take(NAMES_MAX).collect(),
         }))
+    }
+
+    /// Ids of documents that are deleted in either lineage: some of them where they are many.
+    async fn gone(&self) -> Result<Vec<String>, Unmeasured> {
+        let (sides, draws) = (self.sides(), self.draws.clone());
+        let gone = self.work(move || {
+            let mut gone = BTreeSet::new();
+            for served in &sides {
+                let ghosts: Vec<RowPlace> = served.release.ghosts().collect();
+                for n in draws.some("ghosts", ghosts.len(), GHOSTS_MAX) {
+                    gone.insert(served.release.id(ghosts[n])?);
+                }
+            }
+            Ok::<_, EngineError>(gone.into_iter().collect())
+        });
+        gone.await?.map_err(words)
     }
 
     /// Deleted documents that a search for their own text finds in the candidate.

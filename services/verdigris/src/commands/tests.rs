@@ -1,5 +1,6 @@
 //! Commands against a server that answers as each test says: what is sent, what is printed, how the process ends.
 
+mod previews;
 mod server;
 
 use std::collections::VecDeque;

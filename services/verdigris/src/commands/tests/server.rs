@@ -10,6 +10,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use verdigris_proto::admin::admin_service_server::{AdminService, AdminServiceServer};
 use verdigris_proto::ingest::ingest_service_server::{IngestService, IngestServiceServer};
+use verdigris_proto::reason::Reason;
 use verdigris_proto::search::search_service_server::{SearchService, SearchServiceServer};
 use verdigris_proto::{admin, ingest, search};
 
@@ -26,6 +27,8 @@ pub(super) struct Script {
     pub(super) progress: Mutex<VecDeque<Result<ingest::GetProgressResponse, Status>>>,
     /// The answer to every search.
     pub(super) search: search::SearchResponse,
+    /// The answer of the other lineage, where there is one.
+    pub(super) other: Option<search::SearchResponse>,
     /// The answer to every look at a document.
     pub(super) document: search::GetDocumentResponse,
     /// Pages of dead letters.
@@ -140,8 +143,15 @@ impl SearchService for Scripted {
         &self,
         request: Request<search::SearchRequest>,
     ) -> Result<Response<search::SearchResponse>, Status> {
-        self.0.searched.lock().expect("whole").push(request.into_inner());
-        Ok(Response::new(self.0.search.clone()))
+        let request = request.into_inner();
+        let is_other = request.lineage() == search::Lineage::Other;
+        self.0.searched.lock().expect("whole").push(request);
+        let answer = match (is_other, &self.0.other) {
+            (false, _) => self.0.search.clone(),
+            (true, Some(other)) => other.clone(),
+            (true, None) => return Err(Reason::NoOtherLineage.status("one lineage")),
+        };
+        Ok(Response::new(answer))
     }
 
     async fn batch_search(
