@@ -187,11 +187,13 @@ impl Pointer {
                 newest: left.generation,
             });
         }
-        // The list of releases shows what answers.
+        // The list of releases shows what answers; what it showed before may be read for the grace.
+        let mut hidden = Vec::new();
         for kept in next.kept.iter_mut().filter(|kept| kept.generation == comes.generation) {
             kept.lineage = comes.lineage.clone();
-            kept.manifest = comes.manifest.clone();
+            hidden.push(std::mem::replace(&mut kept.manifest, comes.manifest.clone()));
         }
+        hidden.into_iter().for_each(|manifest| next.unname(manifest, now));
         next.served.push(Served {
             lineage: comes.lineage.clone(),
             generation: comes.generation,
@@ -469,6 +471,20 @@ mod tests {
         );
         let next = publish(&forced, "b", None);
         assert_eq!(next.generation, 4, "generations only grow");
+    }
+
+    #[test]
+    fn a_release_that_a_stale_return_takes_out_of_the_list_stays_for_the_grace() {
+        let later = publish(&promoted(), "b", None);
+        let stale = Flip {
+            stale: true,
+            ..flip("a")
+        };
+        let back = later
+            .return_to_way_back(1, &stale, "r".to_owned(), Timestamp(4))
+            .expect("by word");
+        let needed = needed_manifests(&back, Timestamp(5), GRACE_NS);
+        assert!(needed.contains(&reference("releases/2-b")), "{needed:?}");
     }
 
     #[test]
