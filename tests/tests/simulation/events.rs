@@ -76,10 +76,6 @@ impl Events {
         self.event(format!("d{n}"), Kind::Delete, now)
     }
 
-    pub(crate) fn upsert(&mut self, n: u64, now: i64) -> Drawn {
-        self.event(format!("d{n}"), Kind::Upsert, now)
-    }
-
     fn event(&mut self, id: String, kind: Kind, now: i64) -> Drawn {
         self.count += 1;
         let revision = self.revision(now);

@@ -25,7 +25,6 @@ pub(crate) const BACK_TO: &str = "back to ";
 /// What is known of a release that was published.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
-    pub(crate) generation: u64,
     pub(crate) checkpoint: u64,
     /// Events up to the checkpoint that are not in it.
     pub(crate) left_out: Arc<BTreeSet<u64>>,
@@ -93,10 +92,6 @@ impl Judge {
     pub(crate) fn pointer(&self) -> Verdict<Pointer> {
         let object = self.disk.look(&keys::pointer(&name())).ok_or("there is no pointer")?;
         Pointer::decode(&object.bytes).map_err(|error| format!("the pointer cannot be read: {error}"))
-    }
-
-    pub(crate) fn manifest(&self, reference: &ManifestReference) -> Verdict<Manifest> {
-        self.reading.manifest(reference)
     }
 
     /// What a release lacks of the events up to its checkpoint.
@@ -268,7 +263,7 @@ impl Judge {
         );
         let fits = manifest.generation == after.generation && active.generation == after.generation;
         hold(fits, || format!("I-3: {shown} as generation {}", after.generation))?;
-        let parent = (before.generation > 0).then_some(before.generation);
+        let parent = before.active.as_ref().map(|active| active.generation);
         hold(manifest.parent == parent, || {
             format!("I-3: {shown} follows {:?}", manifest.parent)
         })?;
@@ -360,10 +355,7 @@ impl Judge {
             .known
             .get(&origin.manifest.path)
             .ok_or("I-3: back to a release that never was")?;
-        Ok(vec![Known {
-            generation: manifest.generation,
-            ..known.clone()
-        }])
+        Ok(vec![known.clone()])
     }
 
     /// What the release may lack. More than one where an event that was read alone at a crash may have been set aside.
@@ -379,7 +371,6 @@ impl Judge {
         }
         let parent = match &before.active {
             None => Known {
-                generation: 0,
                 checkpoint: 0,
                 left_out: Arc::default(),
             },
@@ -422,7 +413,6 @@ impl Judge {
             }
         }
         let known = |left_out| Known {
-            generation: manifest.generation,
             checkpoint: to,
             left_out: Arc::new(left_out),
         };

@@ -79,7 +79,7 @@ impl Leftovers {
     pub(crate) fn went(&mut self, key: &str, at: i64, _: &Reading) -> Verdict<()> {
         self.removed += 1;
         let needed = |until: i64| until == i64::MAX || at - until < GRACE_NS - SLACK_NS;
-        for (path, needs) in self.needs.iter().filter(|(_, needs)| needs.contains(key)) {
+        for (path, _) in self.needs.iter().filter(|(_, needs)| needs.contains(key)) {
             let until = self.manifests.get(path).copied().unwrap_or(i64::MIN / 2);
             hold(!needed(until), || {
                 let since = if until == i64::MAX {

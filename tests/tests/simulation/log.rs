@@ -75,10 +75,6 @@ impl Log {
         self.lock().last()
     }
 
-    pub(crate) fn first_kept(&self) -> u64 {
-        self.lock().first_kept
-    }
-
     pub(crate) fn identity(&self) -> StreamIdentity {
         self.lock().identity
     }

@@ -87,10 +87,6 @@ impl Process {
             .map(|why| format!("{}: {}", why.reason.as_str(), why.message))
     }
 
-    pub(crate) fn has_started(&self) -> bool {
-        self.started.get().is_some()
-    }
-
     /// Asks the process for something; the answer goes to the trace. Nobody waits for it.
     pub(crate) fn ask<F>(&self, what: String, call: impl FnOnce(Arc<AdminRpc>) -> F + Send + 'static)
     where
