@@ -34,7 +34,7 @@ use crate::merge::Merges;
 use crate::order::{OrderContext, Ordered};
 use crate::progress::{OutcomeCounts, Published};
 use crate::window::{Caution, TRIAL_EVENTS, WindowContext, next_window};
-use crate::{Command, Handle, IndexerDeps, dead_letters, embed, order, write_segment};
+use crate::{Command, Handle, IndexerDeps, dead_letters, embed, fresh_name, order, write_segment};
 
 /// Lives of the process that ended with one event named, after which it is set aside.
 pub(crate) const TRIES_MAX: u32 = 2;
@@ -109,7 +109,7 @@ impl<'a> Turn<'a> {
             Some(active) => objects::manifest(store, name, &active.manifest).await?,
             None => Manifest::genesis(Genesis {
                 collection: name.clone(),
-                lineage: LineageId::from(ulid::Ulid::generate()),
+                lineage: LineageId::from(fresh_name(&deps.clock)),
                 metric: settings.metric,
                 embedder: identity.clone(),
                 settings: pointer.settings.clone(),
@@ -195,6 +195,7 @@ impl<'a> Turn<'a> {
                 self.deps.metrics.standstill(self.name, true);
                 self.deps.metrics.staged(self.name, self.staged.is_some());
                 let command = tokio::select! {
+                    biased;
                     () = token.cancelled() => return Ok(()),
                     command = commands.recv() => command,
                     () = tokio::time::sleep(self.beside.look_in()) => {
@@ -261,6 +262,7 @@ impl<'a> Turn<'a> {
                 window = &mut window => {
                     let window = window?;
                     return tokio::select! {
+                        biased;
                         () = token.cancelled() => Ok(false),
                         published = self.publish_window(window) => published.map(|()| true),
                     };
@@ -489,7 +491,7 @@ impl<'a> Turn<'a> {
         .await??;
         Ok(Change {
             add: written.segment.map(|segment| (segment, folder)),
-            add_id: ulid::Ulid::generate().into(),
+            add_id: fresh_name(&self.deps.clock).into(),
             remove: Vec::new(),
             dead: written.dead,
             content: written.content,
@@ -559,7 +561,7 @@ impl<'a> Turn<'a> {
         let manifest = self.head.manifest();
         Change {
             add: None,
-            add_id: ulid::Ulid::generate().into(),
+            add_id: fresh_name(&self.deps.clock).into(),
             remove: Vec::new(),
             dead: BTreeMap::new(),
             content: manifest.content,
