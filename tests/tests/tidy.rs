@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which packages of ours a package may import. Imports go downwards only.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
     ("verdigris-core", &[]),
     ("verdigris-runtime", &[]),
     ("verdigris-proto", &[]),
@@ -23,16 +23,35 @@ const EDGES: [(&str, &[&str]); 12] = [
         "verdigris-search",
         &["core", "runtime", "proto", "engine", "embed", "store"],
     ),
+    ("verdigris-controller", &["core", "runtime", "proto", "store"]),
     (
         "verdigris",
         &[
-            "core", "runtime", "proto", "engine", "embed", "store", "bus", "indexer", "search",
+            "core",
+            "runtime",
+            "proto",
+            "engine",
+            "embed",
+            "store",
+            "bus",
+            "indexer",
+            "search",
+            "controller",
         ],
     ),
     (
         "verdigris-tests",
         &[
-            "core", "runtime", "proto", "engine", "embed", "store", "bus", "indexer", "search",
+            "core",
+            "runtime",
+            "proto",
+            "engine",
+            "embed",
+            "store",
+            "bus",
+            "indexer",
+            "search",
+            "controller",
         ],
     ),
     ("verdigris-bench", &["core", "proto", "engine", "embed", "store", "bus"]),

@@ -403,8 +403,7 @@ impl Settings {
             value: value.to_string(),
             range: "0 to 1".to_owned(),
         }));
-        mistakes.extend(self.gates.mistakes());
-        mistakes.extend(self.rollout.mistakes());
+        mistakes.extend(self.gates.mistakes().into_iter().chain(self.rollout.mistakes()));
         if self.text.embed.is_empty() && self.embedder.provider != Provider::None {
             let (value, range) = ("empty".to_owned(), "at least one part".to_owned());
             mistakes.push(SettingsMistake::Range {

@@ -88,6 +88,14 @@ reasons! {
     RolloutInProgress = "ROLLOUT_IN_PROGRESS", FailedPrecondition;
     /// No lineage of this name is built, the candidate or the way back.
     LineageNotFound = "LINEAGE_NOT_FOUND", NotFound;
+    /// Promotion is held by a person, or by a return to the way back.
+    PromotionHeld = "PROMOTION_HELD", FailedPrecondition;
+    /// The candidate was not judged at the generation that was named.
+    NotJudged = "NOT_JUDGED", FailedPrecondition;
+    /// There is no way back to return to.
+    NoWayBack = "NO_WAY_BACK", FailedPrecondition;
+    /// Another owner carries out the rollouts of this collection.
+    OwnedElsewhere = "OWNED_ELSEWHERE", FailedPrecondition;
     /// The log does not keep every event since the release.
     NotReplayable = "NOT_REPLAYABLE", FailedPrecondition;
     /// The disk is full: nothing more is accepted or published.

@@ -1,6 +1,7 @@
 //! The command line: what can be asked, with its help. What is done about it lies in `commands`.
 
 mod rebuild;
+mod rollout;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::rebuild::Rebuild;
+pub(crate) use self::rollout::{Actor, Rollout};
 
 /// Blue/green vector search for product catalogs.
 #[derive(Debug, Parser)]
@@ -126,6 +128,9 @@ pub(crate) enum Command {
     Releases(Releases),
     /// Write all rows anew as another lineage, beside what is served: for new settings, a new model, a new index type
     Rebuild(Rebuild),
+    /// Which lineage answers and which may: gates, promotion, the way back
+    #[command(subcommand)]
+    Rollout(Rollout),
     /// The release that breached a guard and waits for a decision
     #[command(subcommand)]
     Staged(Staged),

@@ -15,6 +15,7 @@ mod output;
 #[cfg(test)]
 mod reference;
 mod relevance;
+mod rollouts;
 mod server;
 mod starting;
 mod up;

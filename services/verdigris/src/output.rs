@@ -33,6 +33,8 @@ pub(crate) struct Output {
     answers: Mutex<Box<dyn Write + Send>>,
     notes: Mutex<Box<dyn Write + Send>>,
     progress: bool,
+    /// Whether a picture takes the place of the one before.
+    redraws: bool,
 }
 
 impl Output {
@@ -44,6 +46,7 @@ impl Output {
             answers: Mutex::new(Box::new(io::stdout())),
             notes: Mutex::new(Box::new(io::stderr())),
             progress,
+            redraws: io::stdout().is_terminal(),
         }
     }
 
@@ -75,6 +78,14 @@ impl Output {
             .and_then(|()| answers.write_all(b"\n"))
             .and_then(|()| answers.flush())
             .map_err(CommandError::Output)
+    }
+
+    /// A picture of what changes: in the place of the one before on a terminal, below it elsewhere.
+    pub(crate) fn picture(&self, text: &str) -> Result<(), CommandError> {
+        // Everything away, and up to the first line.
+        const CLEAR: &str = "\x1b[2J\x1b[H";
+        let (before, after) = if self.redraws { (CLEAR, "") } else { ("", "\n ") };
+        self.text(&format!("{before}{text}{after}"))
     }
 
     /// A hint beside the answer; programs do not get it.
@@ -244,6 +255,7 @@ pub(crate) mod tests {
             answers: Mutex::new(Box::new(answers.clone())),
             notes: Mutex::new(Box::new(notes.clone())),
             progress: false,
+            redraws: false,
         };
         (output, answers, notes)
     }

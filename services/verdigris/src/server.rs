@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
 use verdigris_bus::{Bus, SqliteBus, SqliteOptions};
+use verdigris_controller::metrics::ControllerMetrics;
+use verdigris_controller::{Controller, ControllerDeps, RolloutRpc};
 use verdigris_embed::{CACHE_VECTORS_MAX, Embedders, EmbeddingCache};
 use verdigris_engine::release::open::OpenRelease;
 use verdigris_indexer::metrics::IndexerMetrics;
@@ -19,6 +21,7 @@ use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, IngestRpc, collect_garba
 use verdigris_proto::admin::admin_service_server::AdminServiceServer;
 use verdigris_proto::ingest::ingest_service_server::IngestServiceServer;
 use verdigris_proto::reason::Reason;
+use verdigris_proto::rollout::rollout_service_server::RolloutServiceServer;
 use verdigris_proto::search::measurement_service_server::MeasurementServiceServer;
 use verdigris_proto::search::query_service_server::QueryServiceServer;
 use verdigris_proto::search::search_service_server::SearchServiceServer;
@@ -37,6 +40,7 @@ use verdigris_store::directory::DirectoryStore;
 use crate::folder::Folder;
 use crate::memory::memory_limit;
 use crate::opener::Opener;
+use crate::rollouts::Here;
 
 /// How often a reader looks at the pointer of a folder on its own machine.
 const POLL: Duration = Duration::from_millis(50);
@@ -113,7 +117,7 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         threads,
         metrics: IndexerMetrics::register(&start.registry)?,
     };
-    let indexer = Indexer::start(deps, tasks.clone(), instance).await?;
+    let indexer = Indexer::start(deps, tasks.clone(), instance.clone()).await?;
     let (garbage, token) = (indexer.clone(), tasks.token());
     tasks.spawn("garbage collection", async move {
         collect_garbage(garbage, token).await;
@@ -121,10 +125,10 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
     });
     let status_of = indexer.clone();
     let deps = SearchDeps {
-        store,
+        store: store.clone(),
         opener,
         embedders,
-        clock,
+        clock: clock.clone(),
         poll: POLL,
         parallel_searches: threads,
         standstill: Arc::new(move |name| {
@@ -140,9 +144,16 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         memory_limit: memory_limit(),
     };
     let search = Search::start(deps, tasks.clone()).await?;
+    let deps = ControllerDeps {
+        store,
+        serving: Arc::new(Here(search.clone())),
+        clock,
+        metrics: ControllerMetrics::register(&start.registry)?,
+    };
+    let controller = Controller::start(deps, tasks.clone(), instance).await?;
     let guard = guard(&start.registry, start.tokens, start.concurrent_calls)?;
     let server = Server {
-        routes: routes(search, indexer),
+        routes: routes(search, indexer, controller),
         guard,
         descriptors: verdigris_proto::FILE_DESCRIPTORS,
         readiness: start.readiness,
@@ -162,7 +173,7 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
 }
 
 /// The services of all roles.
-fn routes(search: Arc<Search>, indexer: Arc<Indexer>) -> Routes {
+fn routes(search: Arc<Search>, indexer: Arc<Indexer>, controller: Arc<Controller>) -> Routes {
     Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search.clone()))))
         .add_service(
             QueryServiceServer::new(QueryRpc::new(search.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
@@ -171,6 +182,7 @@ fn routes(search: Arc<Search>, indexer: Arc<Indexer>) -> Routes {
         .add_service(
             IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
+        .add_service(RolloutServiceServer::new(RolloutRpc::new(controller)))
         .add_service(AdminServiceServer::new(AdminRpc::new(indexer)).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
@@ -206,6 +218,7 @@ fn scope_of(path: &str) -> Option<Scope> {
         "verdigris.search.v1.SearchService" => Some(Scope::Read),
         "verdigris.ingest.v1.IngestService" => Some(Scope::Ingest),
         "verdigris.admin.v1.AdminService"
+        | "verdigris.rollout.v1.RolloutService"
         | "verdigris.search.v1.MeasurementService"
         | "verdigris.search.v1.QueryService" => Some(Scope::Admin),
         _ => None,

@@ -19,6 +19,7 @@ mod rebuild;
 mod rejected;
 mod releases;
 mod resync;
+mod rollout;
 mod search;
 mod sending;
 mod settings;
@@ -55,6 +56,7 @@ pub(crate) fn needs_server(command: &Command) -> bool {
             | Releases::Pin { .. },
         )
         | Command::Rebuild(_)
+        | Command::Rollout(_)
         | Command::Staged(_)
         | Command::DeadLetters(_)
         | Command::Queries(_)
@@ -119,6 +121,7 @@ pub(crate) async fn run(
         }
         Command::Releases(command) => releases::run(command, collection, client, output).await,
         Command::Rebuild(arguments) => rebuild::run(arguments, collection, client, output).await,
+        Command::Rollout(command) => rollout::run(command, collection, client, output).await,
         Command::Staged(command) => staged::run(command, collection, client, output).await,
         Command::DeadLetters(command) => dead_letters::run(command, collection, client, output).await,
         Command::Queries(Queries::Golden(command)) => golden::run(command, collection, client, output).await,
