@@ -42,9 +42,10 @@ mod story;
 mod turns;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use verdigris_core::digest::Digest;
@@ -57,6 +58,8 @@ use turns::Turns;
 const SEEDS: u64 = 200;
 /// Steps of a story.
 const STEPS: u64 = 40;
+/// How threads of stories are named, before the seed.
+const STORY: &str = "story-";
 /// Failures after which no other story is begun.
 const FAILURES: usize = 8;
 /// Lines of a failure's story that are told.
@@ -79,15 +82,41 @@ struct Told {
     trace: Vec<String>,
 }
 
-/// Tells a story.
+/// What panicked, by the name of its thread.
+static PANICS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+
+/// Remembers panics of all threads of a story: one that was caught is a bug all the same.
+fn notice_panics() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |told| {
+        let thread = thread::current();
+        if let Some(name) = thread.name().filter(|name| name.starts_with(STORY)) {
+            let mut panics = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
+            panics.entry(name.to_owned()).or_insert(format!("a panic: {told}"));
+        }
+        before(told);
+    }));
+}
+
+/// Tells a story, on threads of its own.
 fn tell(seed: u64) -> Told {
-    let turns = Turns::new();
-    let mut story = Story::new(seed);
-    let run = AssertUnwindSafe(|| turns.block_on(story.run(STEPS)));
-    let verdict = catch_unwind(run).unwrap_or_else(|_| Err("a panic".to_owned()));
-    let (counts, trace) = (story.counts().0.clone(), story.disk.trace());
-    drop(turns);
-    Told { verdict, counts, trace }
+    let name = format!("{STORY}{seed}");
+    let threads = name.clone();
+    let telling = move || {
+        let turns = Turns::new(threads);
+        let mut story = Story::new(seed);
+        let run = AssertUnwindSafe(|| turns.block_on(story.run(STEPS)));
+        let verdict = catch_unwind(run).unwrap_or_else(|_| Err("a panic".to_owned()));
+        let (counts, trace) = (story.counts().0.clone(), story.disk.trace());
+        drop(turns);
+        Told { verdict, counts, trace }
+    };
+    let told = thread::Builder::new().name(name.clone()).spawn(telling);
+    let mut told = told.unwrap().join().unwrap();
+    if let Some(panic) = PANICS.lock().unwrap_or_else(PoisonError::into_inner).remove(&name) {
+        told.verdict = Err(panic);
+    }
+    told
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -122,6 +151,7 @@ fn a_seed_tells_the_same_story_again() {
 
 #[test]
 fn whatever_goes_wrong_every_invariant_holds() {
+    notice_panics();
     if let Some(seed) = number("SIMULATION_SEED") {
         return tell_one(seed);
     }
@@ -129,8 +159,8 @@ fn whatever_goes_wrong_every_invariant_holds() {
     let first = number("FIRST_SEED").unwrap_or(1);
     let (next, failed) = (AtomicU64::new(first), Mutex::new(Vec::new()));
     let counts: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);

@@ -290,8 +290,14 @@ impl<'a> Turn<'a> {
         match command {
             Command::Refresh => self.refresh().await?,
             Command::RollBack(wish) => {
+                let before = self.head.manifest().lineage.clone();
                 let result = self.roll_back(&wish).await;
                 let _ = wish.done.send(result);
+                // Another lineage is written by its own settings and embedder: the next turn reads them.
+                let now = &self.head.manifest().lineage;
+                if *now != before {
+                    return Err(CommitError::Refused(EditRefused::LineageMoved(now.clone())).into());
+                }
             }
             Command::Resume(wish) => {
                 let result = self.resume(&wish).await;

@@ -70,6 +70,7 @@ fn indexer(by: &str, before: &Pointer, after: &Pointer) -> Verdict<()> {
     hold(before.served == after.served, || {
         "I-19: an indexer moved traffic".to_owned()
     })?;
+    given_up(before, after)?;
     let (was, is) = (before.writer.as_ref(), after.writer.as_ref());
     let (old, new) = (
         was.map_or(0, |writer| writer.epoch),
@@ -88,6 +89,23 @@ fn indexer(by: &str, before: &Pointer, after: &Pointer) -> Verdict<()> {
     }
     hold(was.is_some_and(|writer| writer.id == by), || {
         format!("I-4: {by} has lost its turn to {was:?}")
+    })
+}
+
+/// I-18: a lineage that is built or followed as it should be is given up by its owner alone, or by going back.
+fn given_up(before: &Pointer, after: &Pointer) -> Verdict<()> {
+    let went_back = after.generation > before.generation && after.publish_hold().is_some();
+    let named = |pointer: &Pointer| -> BTreeSet<String> {
+        let builds = pointer.builds.iter().map(|build| &build.lineage);
+        let other = pointer.other.iter().map(|other| &other.lineage);
+        builds.chain(other).map(ToString::to_string).collect()
+    };
+    let (was, is) = (named(before), named(after));
+    hold(went_back || was.is_subset(&is), || {
+        format!(
+            "I-18: the indexer gave {:?} up, which it cannot follow",
+            was.difference(&is)
+        )
     })
 }
 

@@ -75,6 +75,11 @@ impl Log {
         self.lock().last()
     }
 
+    /// The first event that is still kept.
+    pub(crate) fn first_kept(&self) -> u64 {
+        self.lock().first_kept
+    }
+
     pub(crate) fn identity(&self) -> StreamIdentity {
         self.lock().identity
     }

@@ -100,7 +100,7 @@ impl Story {
     }
 
     pub(crate) fn look(&mut self) -> Verdict<()> {
-        self.judge.kills = self.processes.iter().filter(|process| !process.is_alive()).count() as u64;
+        self.judge.processes = self.named;
         self.judge.look(&self.model)?;
         for process in &self.processes {
             if let Some(said) = process.published() {

@@ -51,7 +51,8 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
-    pub(crate) fn new() -> Self {
+    /// `name` is that of the threads for blocking work.
+    pub(crate) fn new(name: String) -> Self {
         let gate = Arc::new(Gate::default());
         let (named, started, stopped, parked) = (gate.clone(), gate.clone(), gate.clone(), gate.clone());
         let runtime = Builder::new_current_thread()
@@ -62,7 +63,7 @@ impl Turns {
             // Called by whoever asks for the thread, before there is one.
             .thread_name_fn(move || {
                 named.change(|state| state.asked_for += 1);
-                "blocking".to_owned()
+                name.clone()
             })
             .on_thread_start(move || started.wait(|state| state.is_open))
             .on_thread_stop(move || stopped.change(|state| state.gone += 1))
