@@ -514,6 +514,34 @@ async fn the_active_lineage_may_be_ahead_of_the_one_that_is_measured() {
     server.stop().await;
 }
 
+/// Goal: a candidate that was published alone, with events that the active has not had, is no bad one for them: a
+/// document that came back, one that went, one that is new.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_may_be_ahead_of_the_active_lineage() {
+    let world = World::new().await;
+    let active = Draft {
+        ghosts: vec!["p-100".to_owned(), "p-101".to_owned()],
+        ..Draft::new("one", GENERATION, catalog(100))
+    };
+    let mut ahead = Draft {
+        ghosts: vec!["p-7".to_owned(), "p-101".to_owned()],
+        rows_of: GENERATION + 1,
+        ..Draft::new("two", GENERATION + 1, catalog(105))
+    };
+    ahead
+        .documents
+        .retain(|document| document["id"] != "p-7" && document["id"] != "p-101");
+    let (active, ahead) = (world.write(&active).await, world.write(&ahead).await);
+    world.name(&active, Some((&ahead, Candidate))).await;
+    let server = Server::start(&world).await;
+    server.other_is(LineageState::Warm, GENERATION + 1).await;
+    let measurements = measured(&server, "two", GENERATION + 1).await.unwrap();
+    assert!(matches!(measurements.same_generation, Measured::NotApplicable(_)));
+    let verdict = judge(&GateSettings::default(), &measurements);
+    assert!(verdict.is_promotable(), "{:?}", against(&verdict));
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn given_vectors_are_compared_with_those_of_the_active_lineage() {
     let world = World::new().await;
