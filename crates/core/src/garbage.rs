@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, SegmentEntry};
 use crate::pointer::{ManifestReference, Pointer};
 use crate::timestamp::Timestamp;
 
@@ -37,8 +37,10 @@ pub fn needed_manifests(pointer: &Pointer, now: Timestamp, grace_ns: i64) -> Vec
         .unnamed
         .iter()
         .filter(|unnamed| now.since(unnamed.since) < grace_ns);
+    let sources = pointer.builds.iter().map(|build| &build.source);
     let mut seen = BTreeSet::new();
     lineages
+        .chain(sources)
         .chain(kept)
         .chain(lately.map(|unnamed| &unnamed.manifest))
         .filter(|manifest| seen.insert(manifest.path.clone()))
@@ -48,7 +50,16 @@ pub fn needed_manifests(pointer: &Pointer, now: Timestamp, grace_ns: i64) -> Vec
 
 /// The keys that a manifest needs beside itself.
 pub fn keys_of(manifest: &Manifest) -> impl Iterator<Item = &str> {
-    manifest.segments.iter().flat_map(|segment| {
+    keys_of_segments(&manifest.segments)
+}
+
+/// The keys that builds under way need: no manifest names their parts yet.
+pub fn keys_of_builds(pointer: &Pointer) -> impl Iterator<Item = &str> {
+    pointer.builds.iter().flat_map(|build| keys_of_segments(&build.parts))
+}
+
+fn keys_of_segments(segments: &[SegmentEntry]) -> impl Iterator<Item = &str> {
+    segments.iter().flat_map(|segment| {
         let files = [segment.files.vectors.path.as_str(), segment.files.rows.path.as_str()];
         files
             .into_iter()

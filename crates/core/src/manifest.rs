@@ -191,6 +191,8 @@ pub enum PublishReason {
     Merge,
     /// Written anew from stored rows.
     Rebuild,
+    /// The other lineage was brought level.
+    Follow,
     /// New settings came into force.
     Settings,
     /// The collection's log was replaced, and a full feed repaired it.

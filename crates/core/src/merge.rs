@@ -81,6 +81,12 @@ pub fn base(segments: &[SegmentEntry]) -> Option<&SegmentEntry> {
         .filter(|segment| rows(segment) >= u64::from(BASE_ROWS_MIN))
 }
 
+/// Whether the base should be written anew at any cost: more of it is dead than alive, or more lies beside it.
+pub fn is_overdue(segments: &[SegmentEntry]) -> bool {
+    let all: u64 = segments.iter().map(live).sum();
+    base(segments).is_some_and(|base| dead_share(base) > 0.5 || live(base) * 2 < all)
+}
+
 fn tier(segment: &SegmentEntry) -> usize {
     let mut tier = 0;
     let mut bound = u64::from(LOWEST_TIER_ROWS);
@@ -125,13 +131,13 @@ pub fn died_meanwhile(origins: &[Origin], dead_now: &[Option<&RoaringBitmap>]) -
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::digest::Digest;
     use crate::index_type::IndexType;
     use crate::manifest::{FileEntry, SegmentFiles};
 
-    fn segment(name: &str, rows: u32, live: u32) -> SegmentEntry {
+    pub(crate) fn segment(name: &str, rows: u32, live: u32) -> SegmentEntry {
         let file = || FileEntry {
             path: name.to_owned(),
             bytes: 1,

@@ -3,12 +3,16 @@
 //! Sequence and nonce make every content different from every other, so that a store's tag, often the MD5 of the
 //! content, never repeats.
 
+mod building;
 mod holding;
+mod rollout;
 mod staging;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::building::{Build, Part};
+pub use self::rollout::{Approval, Flip, SERVED_KEPT, Served};
 pub use self::staging::{RejectedEvents, StagedRelease};
 use crate::digest::Digest;
 use crate::guards::Facts;
@@ -179,15 +183,39 @@ pub struct Pointer {
     /// The candidate, or the way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other: Option<LineagePointer>,
+    /// The other lineage's settings; they change places with `settings` when it is flipped to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_settings: Option<SettingsReference>,
+    /// The other lineage's newest release as it is kept from the moment it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_release: Option<KeptRelease>,
+    /// Lineages that are being built: one at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub builds: Vec<Build>,
+    /// The other lineage, while the owner wants it level for a flip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leveling: Option<LineageId>,
+    /// A person's word for the candidate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
+    /// What answered since when, the newest last; the first lineage is not among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub served: Vec<Served>,
     /// Releases that stay readable, the newest last; the named ones are among them.
     #[serde(default)]
     pub kept: Vec<KeptRelease>,
     /// Releases that were let go and whose files wait for the grace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unnamed: Vec<UnnamedManifest>,
-    /// What is held.
+    /// Set while a person holds publishing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+    /// Set while promotion is held, by a person or by a return to the way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion_hold: Option<Hold>,
+    /// The object that lists erased documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased: Option<ManifestReference>,
     /// A release that breached a guard: written, named, not served, until a person decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged: Option<StagedRelease>,
@@ -244,9 +272,17 @@ impl Pointer {
             settings,
             active: None,
             other: None,
+            other_settings: None,
+            other_release: None,
+            builds: Vec::new(),
+            leveling: None,
+            approval: None,
+            served: Vec::new(),
             kept: Vec::new(),
             unnamed: Vec::new(),
             hold: None,
+            promotion_hold: None,
+            erased: None,
             staged: None,
             guards_passed_to: 0,
             rejected: None,
@@ -372,6 +408,50 @@ pub enum EditRefused {
     /// The release is not kept, or not any more.
     #[error("release {0} is not kept")]
     NotKept(u64),
+    /// Another lineage answers meanwhile; what was to be published was made for the one before.
+    #[error("lineage {0} answers now")]
+    LineageMoved(LineageId),
+    /// The lineage is not named, or not any more.
+    #[error("lineage {0} is not the other lineage")]
+    NotNamed(LineageId),
+    /// Only a candidate is promoted.
+    #[error("lineage {0} is not a candidate")]
+    NotCandidate(LineageId),
+    /// Only the way back is returned to.
+    #[error("lineage {0} is not the way back")]
+    NotWayBack(LineageId),
+    /// The other lineage lacks the newest publishes.
+    #[error("lineage {lineage} has generation {generation}, but {newest} answers")]
+    NotLevel {
+        /// The lineage.
+        lineage: LineageId,
+        /// Its generation.
+        generation: u64,
+        /// The active one's.
+        newest: u64,
+    },
+    /// There is another lineage already.
+    #[error("lineage {0} is the candidate or the way back already; one at a time")]
+    OtherTaken(LineageId),
+    /// A rebuild needs a release.
+    #[error("there is no release yet that could be built from")]
+    NothingToBuildFrom,
+    /// Promotion is not held.
+    #[error("promotion is not held")]
+    PromotionNotHeld,
+    /// Somebody else moves traffic here.
+    #[error("rollouts of this collection are owned by {0}")]
+    OwnedBy(String),
+    /// Another owner took over.
+    #[error("epoch {ours} has ended: owner {holder} took over with epoch {theirs}")]
+    LostOwnership {
+        /// Our epoch.
+        ours: u64,
+        /// The pointer's.
+        theirs: u64,
+        /// Who holds it.
+        holder: String,
+    },
 }
 
 /// What a publish tells the pointer.
@@ -383,6 +463,8 @@ pub struct Published {
     pub settings: SettingsReference,
     /// How long un-named manifests are remembered, in nanoseconds.
     pub grace_ns: i64,
+    /// The other lineage's release of the same generation and content, where this publish carries it.
+    pub other: Option<KeptRelease>,
 }
 
 impl Pointer {
@@ -432,38 +514,23 @@ impl Pointer {
         nonce: String,
         now: Timestamp,
     ) -> Result<Self, EditRefused> {
-        self.check_turn(epoch)?;
-        self.check_deleted()?;
-        if let Some(hold) = self.hold.as_ref().filter(|hold| hold.kind == HoldKind::Publish) {
-            return Err(EditRefused::Held {
-                actor: hold.actor.clone(),
-                reason: hold.reason.clone(),
-            });
-        }
-        if let Some(staged) = &self.staged {
-            return Err(EditRefused::Staged(staged.release.generation));
-        }
         let release = &published.release;
-        if self.generation + 1 != release.generation {
-            return Err(EditRefused::Generation {
-                expected: release.generation.saturating_sub(1),
-                found: self.generation,
-            });
+        self.check_publishes(epoch, release.generation)?;
+        if let Some(active) = self.active.as_ref().filter(|active| active.lineage != release.lineage) {
+            return Err(EditRefused::LineageMoved(active.lineage.clone()));
         }
         let mut next = self.next(nonce, now);
-        let since = self
-            .active
-            .as_ref()
-            .filter(|active| active.lineage == release.lineage)
-            .map(|active| active.since);
         next.generation = release.generation;
         next.active = Some(LineagePointer {
             lineage: release.lineage.clone(),
             generation: release.generation,
             manifest: release.manifest.clone(),
             role: LineageRole::Active,
-            since: since.unwrap_or(now),
+            since: self.active.as_ref().map_or(now, |active| active.since),
         });
+        if let Some(other) = &published.other {
+            next.carry(other, now);
+        }
         if next.settings.version <= published.settings.version {
             next.settings = published.settings.clone();
         }
@@ -475,17 +542,40 @@ impl Pointer {
         Ok(next)
     }
 
-    /// New settings, to be put into force by the next publish.
+    /// New settings, to be put into force by the next publish; those of the lineage beside, whose rows were written by
+    /// others, come with them.
     pub fn set_settings(
         &self,
         settings: SettingsReference,
+        beside: Option<(LineageId, SettingsReference)>,
         nonce: String,
         now: Timestamp,
     ) -> Result<Self, EditRefused> {
         self.check_deleted()?;
         let mut next = self.next(nonce, now);
         next.settings = settings;
+        if let Some((lineage, settings)) = beside {
+            if next.other.as_ref().is_some_and(|other| other.lineage == lineage) {
+                next.other_settings = Some(settings);
+            } else if let Some(build) = next.builds.iter_mut().find(|build| build.lineage == lineage) {
+                build.settings = settings;
+            }
+        }
         Ok(next)
+    }
+
+    /// The lineage beside the active one, built or named, and its settings.
+    pub fn beside(&self) -> Option<(&LineageId, &SettingsReference)> {
+        let build = self.builds.first().map(|build| (&build.lineage, &build.settings));
+        let other = self.other.as_ref();
+        let other = other.map(|other| (&other.lineage, self.other_settings.as_ref().unwrap_or(&self.settings)));
+        other.or(build)
+    }
+
+    /// The highest version of settings that this pointer names.
+    pub fn newest_settings_version(&self) -> u64 {
+        let beside = self.beside().map_or(0, |(_, settings)| settings.version);
+        self.settings.version.max(beside)
     }
 
     /// The writer says goodbye.
@@ -523,6 +613,28 @@ impl Pointer {
             manifest: release.manifest,
             since: now,
         }));
+    }
+
+    /// Whether this writer may publish this generation now.
+    fn check_publishes(&self, epoch: u64, generation: u64) -> Result<(), EditRefused> {
+        self.check_turn(epoch)?;
+        self.check_deleted()?;
+        if let Some(hold) = self.publish_hold() {
+            return Err(EditRefused::Held {
+                actor: hold.actor.clone(),
+                reason: hold.reason.clone(),
+            });
+        }
+        if let Some(staged) = &self.staged {
+            return Err(EditRefused::Staged(staged.release.generation));
+        }
+        if self.generation + 1 != generation {
+            return Err(EditRefused::Generation {
+                expected: generation.saturating_sub(1),
+                found: self.generation,
+            });
+        }
+        Ok(())
     }
 
     fn check_turn(&self, epoch: u64) -> Result<(), EditRefused> {

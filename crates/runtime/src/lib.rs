@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod authentication;
+pub mod background;
 pub mod backoff;
 pub mod clock;
 pub mod config;

@@ -17,20 +17,30 @@ use crate::object::{Body, Precondition, Store};
 pub struct Publication<'a> {
     /// The manifest and the dead rows.
     pub edited: &'a Edited,
+    /// Those of the other lineage, where this publish carries it.
+    pub other: Option<&'a Edited>,
     /// New files by their path in the collection; the store moves them away.
     pub files: Vec<(String, PathBuf)>,
     /// Told apart from other tries.
     pub nonce: String,
 }
 
-/// Writes everything that the manifest names, and then swings the pointer by `edit`, which is told the release.
+/// What was written, as the swing names it.
+pub struct Releases {
+    /// The active lineage's.
+    pub release: KeptRelease,
+    /// The other's, where it is carried.
+    pub other: Option<KeptRelease>,
+}
+
+/// Writes everything that the manifests name, and then swings the pointer by `edit`, which is told the release.
 /// Committed is said only if the swing is in the pointer's history (I-5). After an error, what was written stays and is
 /// garbage, unless the outcome is unknown.
 pub async fn publish(
     store: &dyn Store,
     collection: &CollectionName,
     publication: Publication<'_>,
-    edit: impl FnMut(&Pointer, &KeptRelease) -> Result<Pointer, EditRefused> + Send,
+    edit: impl FnMut(&Pointer, &Releases) -> Result<Pointer, EditRefused> + Send,
 ) -> Result<Pointer, CommitError> {
     publish_with(store, collection, publication, edit, Patience::default()).await
 }
@@ -40,23 +50,47 @@ pub async fn publish_with(
     store: &dyn Store,
     collection: &CollectionName,
     publication: Publication<'_>,
-    mut edit: impl FnMut(&Pointer, &KeptRelease) -> Result<Pointer, EditRefused> + Send,
+    mut edit: impl FnMut(&Pointer, &Releases) -> Result<Pointer, EditRefused> + Send,
     patience: Patience,
 ) -> Result<Pointer, CommitError> {
-    let manifest = &publication.edited.manifest;
     for (path, file) in &publication.files {
         put_file(store, &keys::object(collection, path), file, patience).await?;
     }
-    if let Some((path, bytes)) = &publication.edited.dead {
+    let release = put_release(store, collection, publication.edited, &publication.nonce, patience).await?;
+    let other = match publication.other {
+        Some(other) => Some(put_release(store, collection, other, &publication.nonce, patience).await?),
+        None => None,
+    };
+    let releases = Releases { release, other };
+    swing_with(
+        store,
+        collection,
+        publication.nonce,
+        |pointer| edit(pointer, &releases),
+        patience,
+    )
+    .await
+}
+
+/// Dead rows, then the manifest.
+async fn put_release(
+    store: &dyn Store,
+    collection: &CollectionName,
+    edited: &Edited,
+    nonce: &str,
+    patience: Patience,
+) -> Result<KeptRelease, CommitError> {
+    let manifest = &edited.manifest;
+    if let Some((path, bytes)) = &edited.dead {
         put_new(store, &keys::object(collection, path), bytes.clone().into(), patience).await?;
     }
-    let (path, bytes) = (manifest.path(&publication.nonce), Bytes::from(manifest.encode()));
+    let (path, bytes) = (manifest.path(nonce), Bytes::from(manifest.encode()));
     let reference = ManifestReference {
         path,
         digest: Digest::of(&bytes),
     };
     put_new(store, &keys::object(collection, &reference.path), bytes, patience).await?;
-    let release = KeptRelease {
+    Ok(KeptRelease {
         generation: manifest.generation,
         lineage: manifest.lineage.clone(),
         manifest: reference,
@@ -64,15 +98,17 @@ pub async fn publish_with(
         checkpoint: manifest.checkpoint.sequence,
         pinned: false,
         facts: Some(manifest.facts()),
-    };
-    swing_with(
-        store,
-        collection,
-        publication.nonce,
-        |pointer| edit(pointer, &release),
-        patience,
-    )
-    .await
+    })
+}
+
+/// Sends a new file of a release, create-only, before anything names it.
+pub async fn send_file(
+    store: &dyn Store,
+    collection: &CollectionName,
+    path: &str,
+    file: &Path,
+) -> Result<(), StoreError> {
+    put_file(store, &keys::object(collection, path), file, Patience::default()).await
 }
 
 /// Creates an object whose name holds a nonce or a ULID of ours: once a send was not answered, one that is there

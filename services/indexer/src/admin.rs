@@ -226,18 +226,34 @@ impl AdminService for AdminRpc {
         let keys = current.needs_rebuild(&settings);
         if pointer.generation > 0 && !keys.is_empty() {
             let message = format!(
-                "{} cannot change while the collection holds documents: stored rows would have to be written anew",
+                "{} cannot change in place while the collection holds documents; `verdigris rebuild --settings FILE` \
+                 writes all rows anew beside what is served",
                 keys.join(", ")
             );
             return Err(Reason::NeedsRebuild.status(message));
         }
         let store = &*self.indexer.deps().store;
-        let version = pointer.settings.version + 1;
-        let reference = objects::put_settings(store, &name, version, &settings).await;
-        let reference = reference.map_err(|error| reason_of_store(&error).status(chain(&error)))?;
+        let version = pointer.newest_settings_version() + 1;
+        let unsent = |error| reason_of_store(&error).status(chain(&error));
+        let reference = objects::put_settings(store, &name, version, &settings)
+            .await
+            .map_err(unsent)?;
+        let beside = match pointer.beside() {
+            None => None,
+            Some((lineage, theirs)) => {
+                let theirs = objects::settings(store, &name, theirs).await;
+                let theirs = theirs
+                    .map_err(|error| status_of_read(&error))?
+                    .with_in_place_of(&settings);
+                let theirs = objects::put_settings(store, &name, version, &theirs)
+                    .await
+                    .map_err(unsent)?;
+                Some((lineage.clone(), theirs))
+            }
+        };
         let (nonce, now) = (commit::nonce(), Timestamp(self.indexer.deps().clock.now_ns()));
         let swung = commit::swing(store, &name, nonce.clone(), |p| {
-            p.set_settings(reference.clone(), nonce.clone(), now)
+            p.set_settings(reference.clone(), beside.clone(), nonce.clone(), now)
         })
         .await;
         swung.map_err(|error| status_of_commit(&error))?;
@@ -296,6 +312,14 @@ impl AdminService for AdminRpc {
         request: Request<ExplainDocumentRequest>,
     ) -> Result<Response<ExplainDocumentResponse>, Status> {
         self.explain(request).await
+    }
+
+    async fn rebuild(&self, request: Request<RebuildRequest>) -> Result<Response<RebuildResponse>, Status> {
+        self.begin_rebuild(request).await
+    }
+
+    async fn get_rebuild(&self, request: Request<GetRebuildRequest>) -> Result<Response<GetRebuildResponse>, Status> {
+        self.shown_rebuild(request).await
     }
 
     async fn get_staged_release(

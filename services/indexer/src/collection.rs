@@ -69,8 +69,14 @@ impl CollectionIndexer {
         loop {
             let ended = self.turn(&token).await;
             let Err(error) = ended else { return };
-            if let IndexerError::Stopped = error {
-                return;
+            match &error {
+                IndexerError::Stopped => return,
+                // Another lineage answers: the next turn goes on with that one.
+                IndexerError::Commit(CommitError::Refused(EditRefused::LineageMoved(lineage))) => {
+                    tracing::info!(collection = %self.name, %lineage, "another lineage answers");
+                    continue;
+                }
+                _ => {}
             }
             let standstill = error.standstill();
             self.deps.metrics.standstill(&self.name, true);
@@ -127,6 +133,7 @@ impl CollectionIndexer {
                 Some(Command::RollBack(wish)) => self.refuse(wish.done),
                 Some(Command::Resume(wish)) => self.refuse(wish.done),
                 Some(Command::Decide(decision)) => self.refuse(decision.done),
+                Some(Command::Rebuild(wish)) => self.refuse(wish.done),
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use verdigris_embed::{EmbedError, Embedder, TextKind};
 
-use crate::order::{Change, VectorSource};
+use crate::order::VectorSource;
 use crate::progress::Progress;
 
 /// Texts per call: small enough that progress moves every second or so, large enough to keep all cores busy.
@@ -19,17 +19,17 @@ pub(crate) struct Embedded {
     pub(crate) kept: u64,
 }
 
-/// The vector of each change, in order; none for ghosts. Cancel safe: what was embedded is in the cache.
-pub(crate) async fn vectors(
-    changes: &[Change],
+/// The vector of each row to be written, in order; none for ghosts. Cancel safe: what was embedded is in the cache.
+pub(crate) async fn vectors<'a>(
+    sources: impl ExactSizeIterator<Item = &'a VectorSource>,
     embedder: Option<&Arc<dyn Embedder>>,
-    progress: &Progress,
+    progress: Option<&Progress>,
 ) -> Result<(Vec<Option<Vec<f32>>>, Embedded), EmbedError> {
     let mut counts = Embedded::default();
-    let mut vectors: Vec<Option<Vec<f32>>> = Vec::with_capacity(changes.len());
+    let mut vectors: Vec<Option<Vec<f32>>> = Vec::with_capacity(sources.len());
     let mut texts: Vec<(usize, String)> = Vec::new();
-    for (n, change) in changes.iter().enumerate() {
-        vectors.push(match &change.vector {
+    for (n, source) in sources.enumerate() {
+        vectors.push(match source {
             VectorSource::Ghost => None,
             VectorSource::Given(vector) => Some(vector.clone()),
             VectorSource::Kept(vector) => {
@@ -48,7 +48,9 @@ pub(crate) async fn vectors(
     // Texts of like length side by side, so that a slice has no long straggler.
     texts.sort_by_key(|(_, text)| text.len());
     for slice in texts.chunks(TEXTS_PER_CALL) {
-        progress.embedding(done, total);
+        if let Some(progress) = progress {
+            progress.embedding(done, total);
+        }
         let embedder = embedder.expect("settings that bring texts have an embedder");
         let batch: Vec<String> = slice.iter().map(|(_, text)| text.clone()).collect();
         let embedded = embedder.embed(&batch, TextKind::Document).await?;
@@ -57,6 +59,8 @@ pub(crate) async fn vectors(
         }
         done += slice.len() as u64;
     }
-    progress.embedding(0, 0);
+    if let Some(progress) = progress {
+        progress.embedding(0, 0);
+    }
     Ok((vectors, counts))
 }

@@ -2,8 +2,9 @@
 
 use verdigris_bus::BusError;
 use verdigris_core::checkpoint::StreamMismatch;
-use verdigris_core::manifest::ManifestError;
+use verdigris_core::manifest::{LineageId, ManifestError};
 use verdigris_core::pointer::{EditRefused, PointerError};
+use verdigris_core::rebuild::NotRebuildable;
 use verdigris_embed::EmbedError;
 use verdigris_engine::error::EngineError;
 use verdigris_engine::release::open::OpenError;
@@ -74,6 +75,12 @@ pub enum IndexerError {
     /// What a person chose is not among what was judged.
     #[error("{0} is not among the events that were judged; see `verdigris staged show`")]
     NotCounted(String),
+    /// The other lineage does not hold the documents of the active one.
+    #[error("lineage {0} does not hold the documents of the active lineage")]
+    NotEqual(LineageId),
+    /// Settings that stored rows cannot be written by.
+    #[error("these settings cannot be reached by a rebuild")]
+    NotRebuildable(#[from] NotRebuildable),
     /// Publishing stands still for another reason.
     #[error("{}", .0.message)]
     StandsStill(Standstill),
@@ -103,6 +110,10 @@ impl IndexerError {
             Self::NotCounted(_) => Reason::InvalidArgument,
             Self::NotKept(_) => Reason::ReleaseNotFound,
             Self::NotReplayable(_) => Reason::NotReplayable,
+            Self::NotRebuildable(_) => Reason::NeedsRebuild,
+            Self::Commit(CommitError::Refused(EditRefused::OtherTaken(_))) => Reason::RolloutInProgress,
+            Self::Commit(CommitError::Refused(EditRefused::NothingToBuildFrom)) => Reason::ReleaseNotFound,
+            Self::Commit(CommitError::Refused(EditRefused::NotNamed(_))) => Reason::LineageNotFound,
             Self::Commit(CommitError::Refused(EditRefused::NotHeld)) => Reason::NotHeld,
             Self::Commit(CommitError::Refused(EditRefused::NotStaged)) => Reason::NotStaged,
             Self::Commit(CommitError::Refused(EditRefused::Staged(_))) => Reason::PublishingStaged,
@@ -116,9 +127,12 @@ impl IndexerError {
             _ if self.is_out_of_space() => Reason::DiskFull,
             Self::Stopped => Reason::ShuttingDown,
             Self::Bus(_) | Self::Open(_) => Reason::StoreUnavailable,
-            Self::Engine(_) | Self::Manifest(_) | Self::Scratch(_) | Self::Panicked(_) | Self::Panic { .. } => {
-                Reason::Internal
-            }
+            Self::NotEqual(_)
+            | Self::Engine(_)
+            | Self::Manifest(_)
+            | Self::Scratch(_)
+            | Self::Panicked(_)
+            | Self::Panic { .. } => Reason::Internal,
         }
     }
 

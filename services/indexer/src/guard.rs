@@ -263,13 +263,14 @@ impl Turn<'_> {
         let verdict = write(&*self.deps.store, self.name, path, &verdict).await?;
         let publication = publish::Publication {
             edited: &edited,
+            other: None,
             files,
             nonce: nonce.clone(),
         };
         let settings = manifest.settings.clone();
-        let pointer = publish::publish(&*self.deps.store, self.name, publication, |pointer, release| {
+        let pointer = publish::publish(&*self.deps.store, self.name, publication, |pointer, releases| {
             let staged = StagedRelease {
-                release: release.clone(),
+                release: releases.release.clone(),
                 settings: settings.clone(),
                 verdict: verdict.clone(),
                 judged_to: look.to,
@@ -359,6 +360,7 @@ impl Turn<'_> {
         })
         .await?;
         self.head = head;
+        self.generation = self.head.manifest().generation;
         self.guards_passed_to = self.guards_passed_to.max(staged.judged_to);
         self.handle.progress.begin(Published {
             sequence: self.head.manifest().checkpoint.sequence,

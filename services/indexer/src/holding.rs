@@ -71,7 +71,7 @@ impl Turn<'_> {
         let newest = self.head.manifest().clone();
         let mut manifest = old;
         manifest.parent = Some(newest.generation);
-        manifest.generation = newest.generation + 1;
+        manifest.generation = self.generation + 1;
         manifest.created_at = now;
         manifest.writer = self.instance.to_owned();
         manifest.reason = PublishReason::Rollback {
@@ -92,20 +92,27 @@ impl Turn<'_> {
         let settings = edited.manifest.settings.clone();
         let publication = publish::Publication {
             edited: &edited,
+            other: None,
             files: Vec::new(),
             nonce: nonce.clone(),
         };
-        publish::publish(&*self.deps.store, self.name, publication, |pointer, release| {
+        publish::publish(&*self.deps.store, self.name, publication, |pointer, releases| {
             let published = PublishedRelease {
-                release: release.clone(),
+                release: releases.release.clone(),
                 settings: settings.clone(),
                 grace_ns: GRACE_NS,
+                other: None,
             };
             pointer.roll_back(epoch, &published, hold.clone(), nonce.clone(), now)
         })
         .await?;
         let before = self.head.clone();
+        self.generation = edited.manifest.generation;
         self.head = self.deps.opener.open(Arc::new(edited.manifest), Some(&before)).await?;
+        // It holds what is being gone back from.
+        self.beside.stop().await;
+        self.beside.other = None;
+        self.beside.build = None;
         self.hold(hold);
         self.handle.progress.begin(Published {
             sequence: self.head.manifest().checkpoint.sequence,

@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod beside;
 mod collection;
 mod dead_letters;
 mod embed;
 pub mod error;
+mod follow;
 mod garbage;
 mod guard;
 mod holding;
@@ -19,11 +21,14 @@ pub mod metrics;
 mod order;
 pub mod progress;
 mod publish;
+mod rebuild;
+mod rebuilding;
 mod releases;
 mod resync;
 mod shown;
 mod staged;
 pub mod status;
+mod take_over;
 mod turn;
 mod window;
 mod write_segment;
@@ -45,6 +50,7 @@ use verdigris_store::{ReadError, Store, StoreError, collection as objects, commi
 
 pub use admin::AdminRpc;
 pub use ingest::IngestRpc;
+pub use rebuild::BuildProgress;
 
 use crate::collection::CollectionIndexer;
 use crate::error::IndexerError;
@@ -83,6 +89,8 @@ pub(crate) enum Command {
     RollBack(holding::RollBack),
     /// Go on with the events since.
     Resume(holding::Resume),
+    /// Write all rows anew as another lineage.
+    Rebuild(rebuilding::Wish),
     /// Decide about a staged release.
     Decide(guard::Decision),
     /// Go on from the beginning of the log that is there now.
@@ -98,6 +106,8 @@ pub struct Handle {
     pub progress: Progress,
     /// Whether it publishes.
     pub status: Status,
+    /// How far a rebuild has come.
+    pub building: Arc<BuildProgress>,
     commands: mpsc::Sender<Command>,
     /// What may yet be named, by how its paths begin.
     writing: Mutex<BTreeSet<String>>,
@@ -200,6 +210,7 @@ impl Indexer {
         let handle = Arc::new(Handle {
             progress,
             status,
+            building: Arc::default(),
             commands: sender,
             writing,
         });

@@ -22,6 +22,7 @@ pub struct IndexerMetrics {
     standstill: IntGaugeVec,
     staged: IntGaugeVec,
     collected: IntCounterVec,
+    follows: IntCounterVec,
 }
 
 impl IndexerMetrics {
@@ -64,6 +65,11 @@ impl IndexerMetrics {
                 "Objects removed by garbage collection",
                 collection,
             )?,
+            follows: counter(
+                "verdigris_indexer_follows_total",
+                "Publishes that brought the other lineage level",
+                collection,
+            )?,
         };
         registry.register(Box::new(metrics.events.clone()))?;
         registry.register(Box::new(metrics.published_bytes.clone()))?;
@@ -73,6 +79,7 @@ impl IndexerMetrics {
         registry.register(Box::new(metrics.standstill.clone()))?;
         registry.register(Box::new(metrics.staged.clone()))?;
         registry.register(Box::new(metrics.collected.clone()))?;
+        registry.register(Box::new(metrics.follows.clone()))?;
         Ok(metrics)
     }
 
@@ -87,6 +94,7 @@ impl IndexerMetrics {
         self.standstill.with_label_values(label);
         self.staged.with_label_values(label);
         self.collected.with_label_values(label);
+        self.follows.with_label_values(label);
     }
 
     pub(crate) fn events(&self, name: &CollectionName, counts: &OutcomeCounts) {
@@ -121,6 +129,10 @@ impl IndexerMetrics {
         self.staged
             .with_label_values(&[name.as_str()])
             .set(i64::from(is_staged));
+    }
+
+    pub(crate) fn followed(&self, name: &CollectionName) {
+        self.follows.with_label_values(&[name.as_str()]).inc();
     }
 
     pub(crate) fn collected(&self, name: &CollectionName, objects: u64) {

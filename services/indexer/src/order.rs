@@ -287,7 +287,7 @@ fn change(release: &Release, pending: Pending, settings: &Settings) -> Result<Ch
 
 /// Scales a vector to length 1; zero vectors were refused before. One that has it already, as a vector that comes back
 /// from its segment, stays as it is, so that rewriting a document never moves its last bits.
-fn normalise(vector: &mut [f32]) {
+pub(crate) fn normalise(vector: &mut [f32]) {
     let squared = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
     if (squared - 1.0).abs() > UNIT_TOLERANCE {
         let length = squared.sqrt();

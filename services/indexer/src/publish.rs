@@ -6,8 +6,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use verdigris_core::edit::PublishEdit;
 use verdigris_core::garbage::GRACE_NS;
-use verdigris_core::manifest::{PublishReason, SegmentEntry};
-use verdigris_core::merge;
+use verdigris_core::manifest::{LineageId, PublishReason, SegmentEntry};
 use verdigris_core::pointer::Published as PublishedRelease;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_engine::memory;
@@ -26,7 +25,7 @@ const LARGE_ROWS: u32 = 10_000;
 impl Turn<'_> {
     /// Begins what the head needs: one merge of the base and one beside it at most.
     pub(crate) fn begin_merges(&mut self) -> Result<(), IndexerError> {
-        while let Some(plan) = merge::plan(&self.head.manifest().segments, &self.merges.in_work()) {
+        while let Some(plan) = self.next_merge() {
             if !self.merges.has_room(&plan) {
                 return Ok(());
             }
@@ -75,6 +74,7 @@ impl Turn<'_> {
 
     pub(crate) async fn stop_merges(&mut self) {
         self.merges.stop().await;
+        self.beside.stop().await;
     }
 
     /// Publishes a change; false where it breached a guard and is staged instead.
@@ -120,7 +120,7 @@ impl Turn<'_> {
     ) -> Result<bool, IndexerError> {
         let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
         let edit = PublishEdit {
-            generation: self.head.manifest().generation + 1,
+            generation: self.generation + 1,
             created_at: now,
             writer: self.instance.to_owned(),
             nonce: nonce.clone(),
@@ -135,7 +135,7 @@ impl Turn<'_> {
             stats: change.stats,
             reason: change.reason,
         };
-        let edited = self.head.manifest().apply(edit)?;
+        let mut edited = self.head.manifest().apply(edit)?;
         // However long the publish takes, nothing of it is garbage before it has ended.
         let dead = edited.dead.as_ref().map(|(path, _)| path.clone());
         let paths = dead.into_iter().chain([edited.manifest.path(&nonce)]);
@@ -147,27 +147,40 @@ impl Turn<'_> {
                 return Ok(false);
             }
         }
+        if change.as_candidate {
+            // A family of its own: readers of the active one do not follow it.
+            edited.manifest.lineage = LineageId::from(ulid::Ulid::generate());
+        }
+        let _candidate_written = self.handle.begin_writing(edited.manifest.path(&nonce));
         let settings = self.wanted_settings.clone();
         let publication = publish::Publication {
             edited: &edited,
+            other: None,
             files,
             nonce: nonce.clone(),
         };
-        publish::publish(&*self.deps.store, self.name, publication, |pointer, release| {
+        publish::publish(&*self.deps.store, self.name, publication, |pointer, releases| {
             let published = PublishedRelease {
-                release: release.clone(),
+                release: releases.release.clone(),
                 settings: settings.clone(),
                 grace_ns: GRACE_NS,
+                other: None,
             };
-            pointer.publish(epoch, &published, nonce.clone(), now)
+            if change.as_candidate {
+                pointer.publish_candidate(epoch, &published, nonce.clone(), now)
+            } else {
+                pointer.publish(epoch, &published, nonce.clone(), now)
+            }
         })
         .await?;
-        let previous = self.head.clone();
-        self.head = self
-            .deps
-            .opener
-            .open(Arc::new(edited.manifest), Some(&previous))
-            .await?;
+        self.generation = edited.manifest.generation;
+        let release = self.deps.opener.open(Arc::new(edited.manifest), Some(&self.head));
+        let release = release.await?;
+        if change.as_candidate {
+            self.candidate_published(release).await;
+            return Ok(false);
+        }
+        self.head = release;
         Ok(true)
     }
 

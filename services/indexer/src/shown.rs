@@ -27,6 +27,7 @@ pub(crate) fn reason_word(reason: &PublishReason) -> &'static str {
         PublishReason::Publish => "publish",
         PublishReason::Merge => "merge",
         PublishReason::Rebuild => "rebuild",
+        PublishReason::Follow => "follow",
         PublishReason::Settings => "settings",
         PublishReason::Resync { .. } => "resync",
         PublishReason::Rollback { .. } => "rollback",

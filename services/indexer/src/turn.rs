@@ -3,6 +3,7 @@
 //! What a publish does to the store lies in `publish`.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
@@ -25,6 +26,7 @@ use verdigris_engine::release::Release;
 use verdigris_engine::segment::write::{SegmentShape, WrittenSegment};
 use verdigris_store::{CommitError, collection as objects, commit};
 
+use crate::beside::Beside;
 use crate::collection::Panics;
 use crate::error::IndexerError;
 use crate::guard::{self, Look, Rejected};
@@ -53,6 +55,10 @@ pub(crate) struct Turn<'a> {
     /// The event that is read alone just now.
     pub(crate) named: Option<u64>,
     pub(crate) merges: Merges,
+    /// The pointer's generation: that of the active lineage, unless a lineage that lacked publishes was returned to.
+    pub(crate) generation: u64,
+    /// The lineage beside the active one.
+    pub(crate) beside: Beside<'a>,
     /// Set while a person holds publishing.
     pub(crate) held: Option<Hold>,
     /// A release that breached a guard, while it waits for a person.
@@ -79,6 +85,8 @@ pub(crate) struct Change {
     pub(crate) vectors: (u64, u64),
     /// What guards judge; none where the documents stay the same.
     pub(crate) look: Option<Look>,
+    /// Whether it is published as a candidate, and the active lineage left as it is.
+    pub(crate) as_candidate: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -142,6 +150,8 @@ impl<'a> Turn<'a> {
             crashed_at: trying.filter(|_| crashed),
             named: None,
             merges: Merges::default(),
+            generation: pointer.generation,
+            beside: Beside::begin(deps, name, &pointer).await?,
             held: pointer.publish_hold().cloned(),
             guards_passed_to: pointer.guards_passed_to,
             rejected: guard::rejected(store, name, &pointer).await?.map(Arc::new),
@@ -187,6 +197,10 @@ impl<'a> Turn<'a> {
                 let command = tokio::select! {
                     () = token.cancelled() => return Ok(()),
                     command = commands.recv() => command,
+                    () = tokio::time::sleep(self.beside.look_in()) => {
+                        self.look_beside().await?;
+                        continue;
+                    }
                 };
                 match command {
                     None => return Ok(()),
@@ -194,30 +208,66 @@ impl<'a> Turn<'a> {
                 }
                 continue;
             }
-            self.begin_merges()?;
             self.go_on();
-            let context = WindowContext {
-                collection: self.name,
-                settings: &self.settings.window,
-                after: self.head.manifest().checkpoint.sequence,
-                first_build: self.head.manifest().generation == 0,
-                caution: self.caution,
-            };
+            if self.awaits_promotion() {
+                tokio::select! {
+                    () = token.cancelled() => return Ok(()),
+                    command = commands.recv() => match command {
+                        None => return Ok(()),
+                        Some(command) => self.obey(command).await?,
+                    },
+                    () = tokio::time::sleep(self.beside.look_in()) => self.look_beside().await?,
+                }
+                continue;
+            }
+            if !self.read_on(commands, token).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Gathers one window and publishes it, and does meanwhile what comes due; false when the process ends.
+    async fn read_on(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        token: &CancellationToken,
+    ) -> Result<bool, IndexerError> {
+        let settings = self.window_settings();
+        let context = WindowContext {
+            collection: self.name,
+            settings: &settings,
+            after: self.head.manifest().checkpoint.sequence,
+            first_build: self.head.manifest().generation == 0,
+            caution: self.caution,
+        };
+        // One window, however often something else is due beside it.
+        let mut window = pin!(next_window(&*self.deps.bus, &self.deps.clock, &context));
+        loop {
+            self.begin_merges()?;
+            let look = tokio::time::sleep(self.beside.look_in());
             tokio::select! {
                 biased;
-                () = token.cancelled() => return Ok(()),
+                () = token.cancelled() => return Ok(false),
                 command = commands.recv() => match command {
-                    None => return Ok(()),
-                    Some(command) => self.obey(command).await?,
+                    None => return Ok(false),
+                    Some(command) => {
+                        self.obey(command).await?;
+                        return Ok(true);
+                    }
                 },
                 merged = self.merges.finished() => self.commit_merge(merged).await?,
-                window = next_window(&*self.deps.bus, &self.deps.clock, &context) => {
+                () = look => self.look_beside().await?,
+                done = self.beside.finished() => self.commit_beside(done).await?,
+                window = &mut window => {
                     let window = window?;
-                    tokio::select! {
-                        () = token.cancelled() => return Ok(()),
-                        published = self.publish_window(window) => published?,
-                    }
+                    return tokio::select! {
+                        () = token.cancelled() => Ok(false),
+                        published = self.publish_window(window) => published.map(|()| true),
+                    };
                 }
+            }
+            if self.standing().is_some() {
+                return Ok(true);
             }
         }
     }
@@ -257,6 +307,10 @@ impl<'a> Turn<'a> {
                     self.settings_into_force().await?;
                 }
             }
+            Command::Rebuild(wish) => {
+                let result = self.begin_rebuild(&wish).await;
+                let _ = wish.done.send(result);
+            }
             Command::AdoptStream { done } => {
                 let stream = self.deps.bus.open(self.name).await?;
                 let fits = stream == self.head.manifest().checkpoint.stream;
@@ -270,7 +324,11 @@ impl<'a> Turn<'a> {
     /// Publishes settings that wait for it, unless publishing is held.
     async fn settings_into_force(&mut self) -> Result<(), IndexerError> {
         let manifest = self.head.manifest();
-        if manifest.generation > 0 && manifest.settings != self.wanted_settings && self.standing().is_none() {
+        if manifest.generation > 0
+            && manifest.settings != self.wanted_settings
+            && self.standing().is_none()
+            && !self.awaits_promotion()
+        {
             self.publish_settings().await?;
         }
         Ok(())
@@ -334,6 +392,10 @@ impl<'a> Turn<'a> {
         });
         let is_served = self.publish(change).await?;
         self.named = None;
+        if self.awaits_promotion() {
+            self.handle.progress.note(first, &outcomes);
+            self.deps.metrics.events(self.name, &counts);
+        }
         if !is_served {
             return Ok(());
         }
@@ -395,7 +457,12 @@ impl<'a> Turn<'a> {
         } else {
             None
         };
-        let (vectors, embedded) = embed::vectors(&ordered.changes, embedder.as_ref(), &self.handle.progress).await?;
+        let (vectors, embedded) = embed::vectors(
+            ordered.changes.iter().map(|change| &change.vector),
+            embedder.as_ref(),
+            Some(&self.handle.progress),
+        )
+        .await?;
         let mut stats = self.head.manifest().stats;
         stats.applied += counts.applied;
         stats.unchanged += counts.unchanged;
@@ -407,7 +474,7 @@ impl<'a> Turn<'a> {
         let alike = guard::alike(&ordered.changes, &vectors);
         let folder = self.scratch("segment-")?;
         let (head, settings, path) = (self.head.clone(), self.settings.clone(), folder.path().to_owned());
-        let threads = self.deps.threads;
+        let (threads, generation) = (self.deps.threads, self.generation + 1);
         let watermark = self.head.manifest().watermark.max(ordered.watermark);
         let written = blocking(move || {
             let dimension = head.manifest().dimension;
@@ -417,14 +484,7 @@ impl<'a> Turn<'a> {
                 text: &settings.text,
                 threads,
             };
-            write_segment::write(
-                &head,
-                &ordered.changes,
-                &vectors,
-                head.manifest().generation + 1,
-                &path,
-                shape,
-            )
+            write_segment::write(&head, &ordered.changes, &vectors, generation, &path, shape)
         })
         .await??;
         Ok(Change {
@@ -440,6 +500,7 @@ impl<'a> Turn<'a> {
             reason: PublishReason::Publish,
             vectors: alike,
             look: None,
+            as_candidate: self.publishes_candidates(),
         })
     }
 
@@ -461,7 +522,7 @@ impl<'a> Turn<'a> {
             .await?;
         self.handle.progress.begin(Published {
             sequence: manifest.checkpoint.sequence,
-            generation: manifest.generation + 1,
+            generation: self.generation,
         });
         Ok(())
     }
@@ -509,6 +570,7 @@ impl<'a> Turn<'a> {
             reason,
             vectors: (0, 0),
             look: None,
+            as_candidate: false,
         }
     }
 }

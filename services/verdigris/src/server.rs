@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
 use verdigris_bus::{Bus, SqliteBus, SqliteOptions};
+use verdigris_controller::metrics::ControllerMetrics;
+use verdigris_controller::{Controller, ControllerDeps, RolloutRpc};
 use verdigris_embed::{CACHE_VECTORS_MAX, Embedders, EmbeddingCache};
 use verdigris_engine::release::open::OpenRelease;
 use verdigris_indexer::metrics::IndexerMetrics;
@@ -19,6 +21,9 @@ use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, IngestRpc, collect_garba
 use verdigris_proto::admin::admin_service_server::AdminServiceServer;
 use verdigris_proto::ingest::ingest_service_server::IngestServiceServer;
 use verdigris_proto::reason::Reason;
+use verdigris_proto::rollout::rollout_service_server::RolloutServiceServer;
+use verdigris_proto::search::measurement_service_server::MeasurementServiceServer;
+use verdigris_proto::search::query_service_server::QueryServiceServer;
 use verdigris_proto::search::search_service_server::SearchServiceServer;
 use verdigris_runtime::authentication::{Scope, Tokens};
 use verdigris_runtime::clock::Clock;
@@ -28,12 +33,14 @@ use verdigris_runtime::metrics::RpcMetrics;
 use verdigris_runtime::serving::{GuardConfig, GuardLayer, MESSAGE_BYTES_MAX, RETRY_AFTER, Refused};
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_search::metrics::SearchMetrics;
-use verdigris_search::{Search, SearchDeps, SearchRpc, Standstill};
+use verdigris_search::{MeasurementRpc, QueryRpc, Search, SearchDeps, SearchRpc, Standstill};
 use verdigris_store::Store;
 use verdigris_store::directory::DirectoryStore;
 
 use crate::folder::Folder;
+use crate::memory::memory_limit;
 use crate::opener::Opener;
+use crate::searchers::InProcess;
 
 /// How often a reader looks at the pointer of a folder on its own machine.
 const POLL: Duration = Duration::from_millis(50);
@@ -110,13 +117,14 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         threads,
         metrics: IndexerMetrics::register(&start.registry)?,
     };
-    let indexer = Indexer::start(deps, tasks.clone(), instance).await?;
+    let indexer = Indexer::start(deps, tasks.clone(), instance.clone()).await?;
     let (garbage, token) = (indexer.clone(), tasks.token());
     tasks.spawn("garbage collection", async move {
         collect_garbage(garbage, token).await;
         Ok(())
     });
     let status_of = indexer.clone();
+    let (owned_store, owner_clock) = (store.clone(), clock.clone());
     let deps = SearchDeps {
         store,
         opener,
@@ -133,16 +141,22 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         }),
         readiness: start.readiness.clone(),
         metrics: SearchMetrics::register(&start.registry)?,
+        query_log: Some(start.folder.cache().join("queries")),
+        memory_limit: memory_limit(),
+        drag: None,
     };
     let search = Search::start(deps, tasks.clone()).await?;
+    let deps = ControllerDeps {
+        store: owned_store,
+        searchers: Arc::new(InProcess(search.clone())),
+        clock: owner_clock,
+        metrics: ControllerMetrics::register(&start.registry)?,
+        id: instance,
+    };
+    let controller = Controller::start(deps, tasks.clone()).await?;
     let guard = guard(&start.registry, start.tokens, start.concurrent_calls)?;
-    let routes = Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search))))
-        .add_service(
-            IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(AdminServiceServer::new(AdminRpc::new(indexer)).max_decoding_message_size(MESSAGE_BYTES_MAX));
     let server = Server {
-        routes,
+        routes: routes(search, indexer, controller),
         guard,
         descriptors: verdigris_proto::FILE_DESCRIPTORS,
         readiness: start.readiness,
@@ -159,6 +173,20 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         grpc,
         _folder: start.folder,
     })
+}
+
+/// The services of all roles.
+fn routes(search: Arc<Search>, indexer: Arc<Indexer>, controller: Arc<Controller>) -> Routes {
+    Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search.clone()))))
+        .add_service(
+            QueryServiceServer::new(QueryRpc::new(search.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(MeasurementServiceServer::new(MeasurementRpc::new(search)))
+        .add_service(
+            IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(AdminServiceServer::new(AdminRpc::new(indexer)).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(RolloutServiceServer::new(RolloutRpc::new(controller)))
 }
 
 async fn serve(server: Server, listener: TcpListener, token: CancellationToken) -> anyhow::Result<()> {
@@ -192,7 +220,10 @@ fn scope_of(path: &str) -> Option<Scope> {
     match service {
         "verdigris.search.v1.SearchService" => Some(Scope::Read),
         "verdigris.ingest.v1.IngestService" => Some(Scope::Ingest),
-        "verdigris.admin.v1.AdminService" => Some(Scope::Admin),
+        "verdigris.admin.v1.AdminService"
+        | "verdigris.search.v1.MeasurementService"
+        | "verdigris.search.v1.QueryService"
+        | "verdigris.rollout.v1.RolloutService" => Some(Scope::Admin),
         _ => None,
     }
 }

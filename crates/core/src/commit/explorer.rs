@@ -64,10 +64,11 @@ impl Purpose {
                     release,
                     settings: settings(1),
                     grace_ns: 0,
+                    other: None,
                 };
                 pointer.publish(*epoch, &published, nonce, now)
             }
-            Self::Settings { version } => pointer.set_settings(settings(*version), nonce, now),
+            Self::Settings { version } => pointer.set_settings(settings(*version), None, nonce, now),
             Self::Goodbye { epoch, .. } => pointer.goodbye(*epoch, nonce, now),
         }
     }

@@ -28,6 +28,14 @@ impl Pointer {
         }
         let mut next = self.next(nonce, now);
         next.generation = release.generation;
+        if self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.lineage != release.lineage)
+        {
+            // Rows of another lineage are read and written by that lineage's settings.
+            next.settings = published.settings.clone();
+        }
         next.active = Some(LineagePointer {
             lineage: release.lineage.clone(),
             generation: release.generation,
@@ -35,7 +43,8 @@ impl Pointer {
             role: LineageRole::Active,
             since: now,
         });
-        next.other = None;
+        next.unname_other(now);
+        next.builds.clear();
         next.unname_staged(now);
         next.hold = Some(hold);
         next.kept.push(release.clone());
@@ -105,6 +114,7 @@ mod tests {
             },
             settings,
             grace_ns: GRACE_NS,
+            other: None,
         }
     }
 

@@ -57,6 +57,7 @@ impl Pointer {
             release: staged.release,
             settings: staged.settings,
             grace_ns,
+            other: None,
         };
         let mut next = without.publish(epoch, &published, nonce, now)?;
         next.guards_passed_to = next.guards_passed_to.max(staged.judged_to);
@@ -150,6 +151,7 @@ mod tests {
             release: staged(1).release,
             settings: settings(),
             grace_ns: GRACE_NS,
+            other: None,
         };
         let refused = pointer.publish(1, &published, "p".to_owned(), Timestamp(2));
         assert_eq!(refused, Err(EditRefused::Staged(1)));
@@ -185,6 +187,7 @@ mod tests {
                 release,
                 settings: settings(),
                 grace_ns: GRACE_NS,
+                other: None,
             };
             from.publish(1, &published, nonce.to_owned(), Timestamp(3))
                 .expect("its turn")

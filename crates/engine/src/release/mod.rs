@@ -4,6 +4,7 @@
 
 pub mod diff;
 mod fusion;
+mod measure;
 pub mod open;
 pub mod search;
 

@@ -172,6 +172,67 @@ pub struct PinReleaseRequest {
     pub pinned: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RebuildRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// Settings as JSON, whole, by which the rows are written; those in force when empty.
+    #[prost(string, tag = "2")]
+    pub settings_json: ::prost::alloc::string::String,
+    /// Who asks.
+    #[prost(string, tag = "3")]
+    pub actor: ::prost::alloc::string::String,
+    /// Why, in that person's words.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RebuildResponse {
+    /// The lineage that is being built.
+    #[prost(string, tag = "1")]
+    pub lineage: ::prost::alloc::string::String,
+    /// Rows to be written, ghost rows included.
+    #[prost(uint64, tag = "2")]
+    pub rows: u64,
+    /// Whether texts are embedded anew; those that were before come from the cache.
+    #[prost(bool, tag = "3")]
+    pub embeds: bool,
+    /// About how long it takes.
+    #[prost(double, tag = "4")]
+    pub estimated_seconds: f64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRebuildRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetRebuildResponse {
+    /// building, leveling, candidate, way_back; empty where nothing lies beside the active lineage.
+    #[prost(string, tag = "1")]
+    pub phase: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub lineage: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub rows_done: u64,
+    #[prost(uint64, tag = "4")]
+    pub rows: u64,
+    /// Generation of the release whose rows are read.
+    #[prost(uint64, tag = "5")]
+    pub source_generation: u64,
+    #[prost(string, tag = "6")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub reason: ::prost::alloc::string::String,
+    /// RFC 3339.
+    #[prost(string, tag = "8")]
+    pub since: ::prost::alloc::string::String,
+    /// Texts embedded so far, from the cache or by the model.
+    #[prost(uint64, tag = "9")]
+    pub embedded: u64,
+    #[prost(double, optional, tag = "10")]
+    pub seconds_left: ::core::option::Option<f64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DiffReleasesRequest {
     #[prost(string, tag = "1")]
     pub collection: ::prost::alloc::string::String,
@@ -970,6 +1031,58 @@ pub mod admin_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Writes all rows anew as another lineage, which becomes the candidate; answers when it has begun.
+        pub async fn rebuild(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RebuildRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RebuildResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/Rebuild",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("verdigris.admin.v1.AdminService", "Rebuild"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// How far a rebuild has come, or what lies beside the active lineage.
+        pub async fn get_rebuild(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRebuildRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetRebuildResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/GetRebuild",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("verdigris.admin.v1.AdminService", "GetRebuild"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// What differs between two kept releases.
         pub async fn diff_releases(
             &mut self,
@@ -1403,6 +1516,19 @@ pub mod admin_service_server {
             &self,
             request: tonic::Request<super::PinReleaseRequest>,
         ) -> std::result::Result<tonic::Response<super::Release>, tonic::Status>;
+        /// Writes all rows anew as another lineage, which becomes the candidate; answers when it has begun.
+        async fn rebuild(
+            &self,
+            request: tonic::Request<super::RebuildRequest>,
+        ) -> std::result::Result<tonic::Response<super::RebuildResponse>, tonic::Status>;
+        /// How far a rebuild has come, or what lies beside the active lineage.
+        async fn get_rebuild(
+            &self,
+            request: tonic::Request<super::GetRebuildRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetRebuildResponse>,
+            tonic::Status,
+        >;
         /// What differs between two kept releases.
         async fn diff_releases(
             &self,
@@ -2099,6 +2225,96 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PinReleaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/Rebuild" => {
+                    #[allow(non_camel_case_types)]
+                    struct RebuildSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::RebuildRequest>
+                    for RebuildSvc<T> {
+                        type Response = super::RebuildResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RebuildRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::rebuild(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RebuildSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/GetRebuild" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetRebuildSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::GetRebuildRequest>
+                    for GetRebuildSvc<T> {
+                        type Response = super::GetRebuildResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRebuildRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::get_rebuild(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetRebuildSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -21,7 +21,7 @@ use verdigris_core::settings::Settings;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_store::commit::{Patience, swing_with};
 use verdigris_store::memory::MemoryStore;
-use verdigris_store::publish::{Publication, publish_with};
+use verdigris_store::publish::{Publication, Releases, publish_with};
 use verdigris_store::{CommitError, Store, collection, keys};
 
 pub(crate) const NOW: Timestamp = Timestamp(10 * GRACE_NS);
@@ -145,6 +145,7 @@ pub(crate) fn publish_edit(
         release: release.clone(),
         settings: pointer.settings.clone(),
         grace_ns: GRACE_NS,
+        other: None,
     };
     let mut next = pointer.publish(epoch, &published, nonce.to_owned(), NOW)?;
     if let Some(since) = un_named_since {
@@ -181,10 +182,12 @@ pub(crate) async fn publish(
     }
     let publication = Publication {
         edited: &draft.edited,
+        other: None,
         files,
         nonce: draft.nonce.clone(),
     };
-    let edit = |p: &Pointer, release: &KeptRelease| publish_edit(p, release, epoch, &draft.nonce, un_named_since);
+    let edit =
+        |p: &Pointer, releases: &Releases| publish_edit(p, &releases.release, epoch, &draft.nonce, un_named_since);
     publish_with(store, &name(), publication, edit, Patience::AT_ONCE).await
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 use verdigris_core::manifest::Manifest;
 use verdigris_proto::admin::admin_service_client::AdminServiceClient;
-use verdigris_proto::admin::{CreateCollectionRequest, GetIndexerStatsRequest, GetReleaseRequest};
+use verdigris_proto::admin::{CreateCollectionRequest, DiffReleasesRequest, GetIndexerStatsRequest, GetReleaseRequest};
 use verdigris_proto::ingest::ingest_service_client::IngestServiceClient;
 use verdigris_proto::ingest::{GetProgressRequest, IngestRequest};
 use verdigris_proto::search::search_service_client::SearchServiceClient;
@@ -117,6 +117,18 @@ impl Client {
         };
         let release = self.admin().get_release(request).await?.into_inner();
         Ok(Manifest::decode(release.manifest_json.as_bytes())?)
+    }
+
+    /// Documents that differ between two kept releases.
+    pub(crate) async fn differing(&self, before: u64, after: u64) -> anyhow::Result<u64> {
+        let request = DiffReleasesRequest {
+            collection: self.collection.clone(),
+            before,
+            after,
+            limit: 0,
+        };
+        let found = self.admin().diff_releases(request).await?.into_inner();
+        Ok(found.added + found.removed + found.changed)
     }
 
     /// Waits until nothing was published for a second: merges are done.

@@ -227,6 +227,17 @@ impl AdminService for Scripted {
         unused()
     }
 
+    async fn rebuild(&self, _: Request<admin::RebuildRequest>) -> Result<Response<admin::RebuildResponse>, Status> {
+        unused()
+    }
+
+    async fn get_rebuild(
+        &self,
+        _: Request<admin::GetRebuildRequest>,
+    ) -> Result<Response<admin::GetRebuildResponse>, Status> {
+        unused()
+    }
+
     async fn diff_releases(
         &self,
         _: Request<admin::DiffReleasesRequest>,

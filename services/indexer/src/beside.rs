@@ -1,0 +1,539 @@
+//! The lineage beside the active one: built, brought level, followed, merged; and what its owner does to the pointer.
+//!
+//! Nothing here holds up the active lineage: what goes wrong is logged and tried again with the next follow. Only the
+//! pause before a flip does, for a moment, so that the flip finds both at one generation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use verdigris_core::manifest::{Genesis, LineageId, Manifest, PublishReason, SettingsReference};
+use verdigris_core::merge::{self, MergePlan};
+use verdigris_core::names::CollectionName;
+use verdigris_core::pointer::{Build, EditRefused, LineagePointer, Part, Pointer};
+use verdigris_core::settings::{Provider, Settings, WindowSettings};
+use verdigris_core::timestamp::Timestamp;
+use verdigris_embed::Embedder;
+use verdigris_engine::release::Release;
+use verdigris_engine::segment::merge::Merged;
+use verdigris_store::{CommitError, Tag, collection as objects, commit};
+
+use crate::error::{IndexerError, chain};
+use crate::merge::{MergeContext, MergeJob, Merges};
+use crate::order::VectorSource;
+use crate::rebuild::{PartContext, PartJob};
+use crate::take_over::Between;
+use crate::turn::{Turn, blocking};
+use crate::{BeingWritten, IndexerDeps};
+
+/// Between two follows, unless the owner wants the lineage level.
+const FOLLOW_EVERY: Duration = Duration::from_secs(10);
+/// How long publishing pauses for a flip, and how long it goes on before it pauses again.
+const PAUSE: Duration = Duration::from_secs(2);
+/// How often the pointer is looked at meanwhile.
+const PAUSE_LOOK: Duration = Duration::from_millis(20);
+/// How often it is looked at while there is a lineage beside, and while there is none.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOK_SELDOM: Duration = Duration::from_secs(2);
+/// After an error of a build.
+const BUILD_RETRY: Duration = Duration::from_secs(5);
+
+/// What lies beside the active lineage.
+pub(crate) struct Beside<'a> {
+    seen: Option<Tag>,
+    pub(crate) other: Option<Other>,
+    pub(crate) build: Option<Build>,
+    part: Option<(PartJob, BeingWritten<'a>)>,
+    leveling: Option<LineageId>,
+    next_follow: Instant,
+    next_part: Instant,
+    next_pause: Instant,
+    /// Whether the base should be written anew.
+    is_due: bool,
+}
+
+/// The candidate, or the way back.
+pub(crate) struct Other {
+    pub(crate) release: Arc<Release>,
+    pub(crate) settings: Settings,
+    pub(crate) reference: SettingsReference,
+    pub(crate) merges: Merges,
+}
+
+impl Other {
+    pub(crate) fn lineage(&self) -> &LineageId {
+        &self.release.manifest().lineage
+    }
+}
+
+impl<'a> Beside<'a> {
+    /// What the pointer names. A lineage that cannot be opened is left alone: the active one goes on.
+    pub(crate) async fn begin(
+        deps: &IndexerDeps,
+        name: &CollectionName,
+        pointer: &Pointer,
+    ) -> Result<Self, IndexerError> {
+        let now = Instant::now();
+        Ok(Self {
+            seen: None,
+            other: opened(deps, name, pointer).await,
+            build: pointer.builds.first().cloned(),
+            part: None,
+            leveling: pointer.leveling.clone(),
+            next_follow: now + FOLLOW_EVERY,
+            next_part: now,
+            next_pause: now,
+            is_due: false,
+        })
+    }
+
+    /// How soon to look at the pointer again.
+    pub(crate) fn look_in(&self) -> Duration {
+        if self.other.is_some() || self.build.is_some() {
+            LOOK
+        } else {
+            LOOK_SELDOM
+        }
+    }
+
+    /// Work on a build begins at the next look.
+    pub(crate) fn due_now(&mut self) {
+        self.next_part = Instant::now();
+    }
+
+    /// Whether the base should be written anew; asked once for each time it is found so.
+    pub(crate) fn take_due(&mut self) -> bool {
+        std::mem::take(&mut self.is_due)
+    }
+
+    /// Waits for the work under way, for ever where there is none. Cancel safe.
+    pub(crate) async fn finished(&mut self) -> Done {
+        let (part, other) = (&mut self.part, &mut self.other);
+        tokio::select! {
+            part = part_finished(part) => Done::Part(Box::new(part)),
+            merged = merge_finished(other) => Done::Merge(Box::new(merged)),
+        }
+    }
+
+    /// Ends what is under way; nothing of it is named.
+    pub(crate) async fn stop(&mut self) {
+        if let Some((job, _)) = self.part.take() {
+            job.stop().await;
+        }
+        if let Some(other) = &mut self.other {
+            other.merges.stop().await;
+        }
+    }
+}
+
+/// Work beside the active lineage that has ended.
+pub(crate) enum Done {
+    Part(Box<Result<Part, IndexerError>>),
+    Merge(Box<(MergeJob, Merged)>),
+}
+
+async fn part_finished(part: &mut Option<(PartJob, BeingWritten<'_>)>) -> Result<Part, IndexerError> {
+    match part {
+        Some((job, _)) => job.finished().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn merge_finished(other: &mut Option<Other>) -> (MergeJob, Merged) {
+    match other {
+        Some(other) => other.merges.finished().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn opened(deps: &IndexerDeps, name: &CollectionName, pointer: &Pointer) -> Option<Other> {
+    let other = pointer.other.as_ref()?;
+    match open(deps, name, pointer, other).await {
+        Ok(opened) => Some(opened),
+        Err(error) => {
+            tracing::warn!(
+                collection = %name, lineage = %other.lineage,
+                "the other lineage cannot be opened and is not followed: {}", chain(&error)
+            );
+            None
+        }
+    }
+}
+
+async fn open(
+    deps: &IndexerDeps,
+    name: &CollectionName,
+    pointer: &Pointer,
+    other: &LineagePointer,
+) -> Result<Other, IndexerError> {
+    let manifest = objects::manifest(&*deps.store, name, &other.manifest).await?;
+    let reference = pointer
+        .other_settings
+        .clone()
+        .unwrap_or_else(|| manifest.settings.clone());
+    let settings = objects::settings(&*deps.store, name, &reference).await?;
+    Ok(Other {
+        release: deps.opener.open(Arc::new(manifest), None).await?,
+        settings,
+        reference,
+        merges: Merges::default(),
+    })
+}
+
+/// The model of a lineage whose rows need one.
+pub(crate) async fn embedder_of(
+    deps: &IndexerDeps,
+    settings: &Settings,
+) -> Result<Option<Arc<dyn Embedder>>, IndexerError> {
+    if settings.embedder.provider == Provider::None {
+        return Ok(None);
+    }
+    let (embedders, wanted) = (deps.embedders.clone(), settings.embedder.clone());
+    Ok(blocking(move || embedders.documents(&wanted)).await??)
+}
+
+impl Turn<'_> {
+    /// Looks at the pointer, and does what is due beside the active lineage.
+    pub(crate) async fn look_beside(&mut self) -> Result<(), IndexerError> {
+        self.see_pointer().await?;
+        if self.standing().is_some() || self.awaits_promotion() {
+            return Ok(());
+        }
+        self.begin_due_rebuild().await?;
+        self.begin_part().await;
+        let wants_level = self.beside.leveling.is_some() && self.beside.leveling.as_ref() == self.other_lineage();
+        if wants_level && Instant::now() >= self.beside.next_pause {
+            self.level().await
+        } else if self.beside.other.is_some() && Instant::now() >= self.beside.next_follow {
+            self.followed().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether windows are published as candidates: from the second release on, there is something to return to.
+    pub(crate) fn publishes_candidates(&self) -> bool {
+        self.settings.window.candidate_seconds > 0 && self.head.manifest().generation > 0
+    }
+
+    /// How wide windows are.
+    pub(crate) fn window_settings(&self) -> WindowSettings {
+        let mut settings = self.settings.window.clone();
+        if self.publishes_candidates() {
+            settings.events = settings.build_events;
+            settings.milliseconds = settings.candidate_seconds.saturating_mul(1_000);
+            settings.build_seconds = settings.candidate_seconds;
+        }
+        settings
+    }
+
+    /// Whether a candidate is ahead of what answers: until it is promoted or given up, nothing more is published.
+    pub(crate) fn awaits_promotion(&self) -> bool {
+        let ahead = |other: &Other| other.release.manifest().generation > self.head.manifest().generation;
+        self.beside.other.as_ref().is_some_and(ahead)
+    }
+
+    pub(crate) async fn candidate_published(&mut self, release: Arc<Release>) {
+        self.beside.stop().await;
+        tracing::info!(
+            collection = %self.name, lineage = %release.manifest().lineage,
+            generation = release.manifest().generation, "a window was published as a candidate"
+        );
+        self.beside.other = Some(Other {
+            release,
+            settings: self.settings.clone(),
+            reference: self.wanted_settings.clone(),
+            merges: Merges::default(),
+        });
+    }
+
+    fn other_lineage(&self) -> Option<&LineageId> {
+        self.beside.other.as_ref().map(Other::lineage)
+    }
+
+    async fn see_pointer(&mut self) -> Result<(), IndexerError> {
+        let store = &*self.deps.store;
+        let Some(seen) = objects::pointer_if_moved(store, self.name, self.beside.seen.as_ref()).await? else {
+            return Ok(());
+        };
+        let pointer = seen.pointer;
+        self.beside.seen = Some(seen.tag);
+        if pointer.deleted_at.is_some() {
+            return Err(CommitError::Refused(EditRefused::Deleted(self.name.clone())).into());
+        }
+        let head = &self.head.manifest().lineage;
+        if let Some(active) = pointer.active.as_ref().filter(|active| active.lineage != *head) {
+            return Err(CommitError::Refused(EditRefused::LineageMoved(active.lineage.clone())).into());
+        }
+        let named = pointer.other.as_ref().map(|other| &other.lineage);
+        if named != self.other_lineage() {
+            self.beside.stop().await;
+            self.beside.other = opened(self.deps, self.name, &pointer).await;
+        }
+        if let (Some(other), Some(reference)) = (&mut self.beside.other, &pointer.other_settings)
+            && other.reference != *reference
+        {
+            other.settings = objects::settings(store, self.name, reference).await?;
+            other.reference = reference.clone();
+        }
+        let build = pointer.builds.first();
+        let is_same = build.map(|build| &build.lineage) == self.beside.build.as_ref().map(|build| &build.lineage);
+        if !is_same && let Some((job, _)) = self.beside.part.take() {
+            job.stop().await;
+        }
+        self.beside.build = build.cloned();
+        self.beside.leveling = pointer.leveling;
+        Ok(())
+    }
+
+    /// Brings the other lineage level, and pauses until it is flipped to.
+    async fn level(&mut self) -> Result<(), IndexerError> {
+        self.followed().await?;
+        let until = Instant::now() + PAUSE;
+        while self.beside.leveling.is_some() && self.beside.other.is_some() && Instant::now() < until {
+            tokio::time::sleep(PAUSE_LOOK).await;
+            self.see_pointer().await?;
+        }
+        self.beside.next_pause = Instant::now() + PAUSE;
+        Ok(())
+    }
+
+    /// Follows; what goes wrong with the other lineage is its own.
+    async fn followed(&mut self) -> Result<(), IndexerError> {
+        self.beside.next_follow = Instant::now() + FOLLOW_EVERY;
+        match self.follow(PublishReason::Follow, 0).await {
+            Ok(()) => self.begin_other_merge(),
+            // The swing and the store are the active lineage's too.
+            Err(error @ (IndexerError::Commit(_) | IndexerError::Store(_))) => Err(error),
+            Err(IndexerError::NotEqual(lineage)) => self.drop_broken(&lineage).await,
+            Err(error) => {
+                tracing::warn!(collection = %self.name, "the other lineage could not follow: {}", chain(&error));
+                Ok(())
+            }
+        }
+    }
+
+    /// A lineage that does not hold what it must can neither serve nor be mended.
+    async fn drop_broken(&mut self, lineage: &LineageId) -> Result<(), IndexerError> {
+        tracing::error!(
+            collection = %self.name, %lineage,
+            "the other lineage does not hold the documents of the active one and is given up"
+        );
+        self.beside.stop().await;
+        self.beside.other = None;
+        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let swung = commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
+            pointer.drop_broken(epoch, lineage, nonce.clone(), now)
+        });
+        match swung.await {
+            Ok(_) | Err(CommitError::Refused(EditRefused::NotNamed(_))) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn begin_other_merge(&mut self) -> Result<(), IndexerError> {
+        let Some(other) = &mut self.beside.other else {
+            return Ok(());
+        };
+        let mut in_work = other.merges.in_work();
+        let segments = &other.release.manifest().segments;
+        // Its base stays as it was judged.
+        in_work.extend(merge::base(segments).map(|base| base.id.clone()));
+        let Some(plan) = merge::plan(segments, &in_work).filter(|plan| other.merges.has_room(plan)) else {
+            return Ok(());
+        };
+        let context = MergeContext {
+            scratch: self.deps.scratch.clone(),
+            id: ulid::Ulid::generate().into(),
+            index_type: other.settings.ann.index_type,
+            text: other.settings.text.clone(),
+            threads: 1,
+        };
+        let job = crate::merge::begin(&other.release, plan, context).map_err(IndexerError::Scratch)?;
+        other.merges.add(job);
+        Ok(())
+    }
+
+    /// Takes what has ended beside the active lineage.
+    pub(crate) async fn commit_beside(&mut self, done: Done) -> Result<(), IndexerError> {
+        match done {
+            Done::Merge(merged) => self.commit_other_merge(*merged).await,
+            Done::Part(part) => match *part {
+                Ok(part) => self.commit_part(part).await,
+                Err(error) => {
+                    self.beside.part = None;
+                    self.build_failed(&error);
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// The next merge of the active lineage. Where rebuilds come by themselves, its base is left to them, unless there
+    /// is no place for one and too much of it is dead.
+    pub(crate) fn next_merge(&mut self) -> Option<MergePlan> {
+        let segments = &self.head.manifest().segments;
+        let plan = merge::plan(segments, &self.merges.in_work())?;
+        if !(plan.takes_base && self.settings.rebuild.automatic) || merge::is_overdue(segments) {
+            return Some(plan);
+        }
+        self.beside.is_due = true;
+        let mut in_work = self.merges.in_work();
+        in_work.extend(merge::base(segments).map(|base| base.id.clone()));
+        merge::plan(segments, &in_work)
+    }
+
+    /// Begins the next part of a build, or names the candidate when all are there.
+    async fn begin_part(&mut self) {
+        let is_due = self.beside.part.is_none() && Instant::now() >= self.beside.next_part;
+        let Some(build) = self.beside.build.clone().filter(|_| is_due) else {
+            return;
+        };
+        let begun = if build.rows_done < build.rows {
+            self.begin_part_of(&build).await
+        } else {
+            self.name_candidate(&build).await
+        };
+        if let Err(error) = begun {
+            self.build_failed(&error);
+        }
+    }
+
+    /// An error of a build holds up nothing else.
+    pub(crate) fn build_failed(&mut self, error: &IndexerError) {
+        self.beside.next_part = Instant::now() + BUILD_RETRY;
+        tracing::warn!(collection = %self.name, "the rebuild could not go on: {}", chain(error));
+    }
+
+    async fn begin_part_of(&mut self, build: &Build) -> Result<(), IndexerError> {
+        let (handle, deps) = (self.handle, self.deps);
+        let source = self.source_of(build).await?;
+        let between = self.between(&source, build).await?;
+        let embedder = if between.from.same_vectors(&between.to) {
+            None
+        } else {
+            embedder_of(deps, &between.to).await?
+        };
+        let id: verdigris_core::manifest::SegmentId = ulid::Ulid::generate().into();
+        let being_written = handle.begin_writing(format!("segments/{id}/"));
+        handle.building.begin(build.rows_done, build.rows);
+        let context = PartContext {
+            store: deps.store.clone(),
+            name: self.name.clone(),
+            source,
+            dimension: deps.embedders.identity(&between.to.embedder)?.dimension,
+            between,
+            embedder,
+            id,
+            folder: self.scratch("rebuild-")?,
+            progress: handle.building.clone(),
+        };
+        tracing::info!(
+            collection = %self.name, lineage = %build.lineage, rows_done = build.rows_done, rows = build.rows,
+            "a part of a rebuild begins"
+        );
+        self.beside.part = Some((PartJob::begin(build, context), being_written));
+        Ok(())
+    }
+
+    async fn source_of(&self, build: &Build) -> Result<Arc<Release>, IndexerError> {
+        let manifest = objects::manifest(&*self.deps.store, self.name, &build.source).await?;
+        Ok(self.deps.opener.open(Arc::new(manifest), Some(&self.head)).await?)
+    }
+
+    async fn between(&self, source: &Release, build: &Build) -> Result<Between, IndexerError> {
+        let store = &*self.deps.store;
+        Ok(Between {
+            from: objects::settings(store, self.name, &source.manifest().settings).await?,
+            to: objects::settings(store, self.name, &build.settings).await?,
+        })
+    }
+
+    /// Names a part that is written.
+    pub(crate) async fn commit_part(&mut self, part: Part) -> Result<(), IndexerError> {
+        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let Some(lineage) = self.beside.build.as_ref().map(|build| build.lineage.clone()) else {
+            self.beside.part = None;
+            return Ok(());
+        };
+        let swung = commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
+            pointer.add_part(epoch, &lineage, part.clone(), nonce.clone(), now)
+        })
+        .await;
+        self.beside.part = None;
+        match swung {
+            Ok(pointer) => self.beside.build = pointer.builds.into_iter().next(),
+            // Its owner gave it up.
+            Err(CommitError::Refused(EditRefused::NotNamed(_))) => self.beside.build = None,
+            Err(error) => return Err(error.into()),
+        }
+        self.begin_part().await;
+        Ok(())
+    }
+
+    /// The whole of a build becomes the candidate: at its source's generation first, and level by a follow.
+    async fn name_candidate(&mut self, build: &Build) -> Result<(), IndexerError> {
+        let source = self.source_of(build).await?;
+        let between = self.between(&source, build).await?;
+        let from = source.manifest();
+        if (build.content, build.documents) != (from.content, from.documents) {
+            self.give_up_build(build).await?;
+            return Err(IndexerError::NotEqual(build.lineage.clone()));
+        }
+        let mut manifest = Manifest::genesis(Genesis {
+            collection: self.name.clone(),
+            lineage: build.lineage.clone(),
+            metric: between.to.metric,
+            embedder: self.deps.embedders.identity(&between.to.embedder)?,
+            settings: build.settings.clone(),
+            stream: from.checkpoint.stream,
+        });
+        manifest.generation = from.generation;
+        manifest.content = build.content;
+        manifest.documents = build.documents;
+        manifest.checkpoint = from.checkpoint.clone();
+        manifest.segments = build.parts.clone();
+        manifest
+            .segments
+            .sort_by(|a, b| b.live.cmp(&a.live).then_with(|| a.id.cmp(&b.id)));
+        manifest.count = manifest.segments.iter().map(|segment| u64::from(segment.live)).sum();
+        let bytes = manifest.bytes();
+        let release = self.deps.opener.open(Arc::new(manifest), None).await?;
+        self.beside.other = Some(Other {
+            release,
+            settings: between.to,
+            reference: build.settings.clone(),
+            merges: Merges::default(),
+        });
+        let named = self.follow(PublishReason::Rebuild, bytes).await;
+        if named.is_err() {
+            // It is not named yet, and is opened anew.
+            self.beside.other = None;
+        }
+        if let Err(IndexerError::NotEqual(_)) = named {
+            self.give_up_build(build).await?;
+        }
+        named?;
+        self.beside.build = None;
+        self.beside.next_follow = Instant::now() + FOLLOW_EVERY;
+        if self.beside.other.is_some() {
+            tracing::info!(collection = %self.name, lineage = %build.lineage, bytes, "a rebuild is level: it is the candidate");
+        }
+        Ok(())
+    }
+
+    async fn give_up_build(&mut self, build: &Build) -> Result<(), IndexerError> {
+        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
+            pointer.drop_build(epoch, &build.lineage, nonce.clone(), now)
+        })
+        .await?;
+        self.beside.build = None;
+        Ok(())
+    }
+
+    /// Whether texts of these sources are to be embedded.
+    pub(crate) fn needs_model<'b>(mut sources: impl Iterator<Item = &'b VectorSource>) -> bool {
+        sources.any(|source| matches!(source, VectorSource::Text(_)))
+    }
+}
