@@ -4,6 +4,7 @@
 
 pub mod diff;
 mod fusion;
+pub mod hiding;
 pub mod open;
 pub mod search;
 
