@@ -127,6 +127,12 @@ impl EmbeddingCache {
         }
     }
 
+    /// Removes vectors so that not a byte of them is left in the file or its log. An error means that some may be there.
+    pub fn forget(&self, keys: &[CacheKey]) -> Result<(), EmbedError> {
+        let mut connection = self.lock();
+        forget(&mut connection, keys).map_err(cache_error(&self.path))
+    }
+
     /// Vectors held.
     pub fn len(&self) -> u64 {
         count(&self.lock()).unwrap_or(0)
@@ -257,6 +263,23 @@ fn write<'a>(
     let delete = "DELETE FROM vectors WHERE id <= (SELECT max(id) FROM vectors) - ?1";
     transaction.execute(delete, [i64::try_from(vectors_max).unwrap_or(i64::MAX)])?;
     transaction.commit()
+}
+
+/// Overwrites key and vector and keeps the row, since counting goes by the distance of ids. The old pages are zeroed, and
+/// the log, which has earlier ones, is written back and cut.
+fn forget(connection: &mut Connection, keys: &[CacheKey]) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "secure_delete", "ON")?;
+    let transaction = connection.transaction()?;
+    {
+        let mut statement = transaction
+            .prepare_cached("UPDATE vectors SET key = randomblob(32), vector = zeroblob(0) WHERE key = ?1")?;
+        for key in keys {
+            statement.execute([key.0])?;
+        }
+    }
+    transaction.commit()?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    connection.pragma_update(None, "secure_delete", "OFF")
 }
 
 fn count(connection: &Connection) -> rusqlite::Result<u64> {
