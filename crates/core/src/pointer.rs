@@ -188,6 +188,9 @@ pub struct Pointer {
     /// The other lineage's settings; they change places with `settings` when it is flipped to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_settings: Option<SettingsReference>,
+    /// The other lineage's newest release as it is kept from the moment it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_release: Option<KeptRelease>,
     /// Lineages that are being built: one at most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub builds: Vec<Build>,
@@ -272,6 +275,7 @@ impl Pointer {
             active: None,
             other: None,
             other_settings: None,
+            other_release: None,
             builds: Vec::new(),
             leveling: None,
             approval: None,
@@ -515,24 +519,8 @@ impl Pointer {
         nonce: String,
         now: Timestamp,
     ) -> Result<Self, EditRefused> {
-        self.check_turn(epoch)?;
-        self.check_deleted()?;
-        if let Some(hold) = self.hold.as_ref().filter(|hold| hold.kind == HoldKind::Publish) {
-            return Err(EditRefused::Held {
-                actor: hold.actor.clone(),
-                reason: hold.reason.clone(),
-            });
-        }
-        if let Some(staged) = &self.staged {
-            return Err(EditRefused::Staged(staged.release.generation));
-        }
         let release = &published.release;
-        if self.generation + 1 != release.generation {
-            return Err(EditRefused::Generation {
-                expected: release.generation.saturating_sub(1),
-                found: self.generation,
-            });
-        }
+        self.check_publishes(epoch, release.generation)?;
         if let Some(active) = self.active.as_ref().filter(|active| active.lineage != release.lineage) {
             return Err(EditRefused::LineageMoved(active.lineage.clone()));
         }
@@ -630,6 +618,28 @@ impl Pointer {
             manifest: release.manifest,
             since: now,
         }));
+    }
+
+    /// Whether this writer may publish this generation now.
+    fn check_publishes(&self, epoch: u64, generation: u64) -> Result<(), EditRefused> {
+        self.check_turn(epoch)?;
+        self.check_deleted()?;
+        if let Some(hold) = self.publish_hold() {
+            return Err(EditRefused::Held {
+                actor: hold.actor.clone(),
+                reason: hold.reason.clone(),
+            });
+        }
+        if let Some(staged) = &self.staged {
+            return Err(EditRefused::Staged(staged.release.generation));
+        }
+        if self.generation + 1 != generation {
+            return Err(EditRefused::Generation {
+                expected: generation.saturating_sub(1),
+                found: self.generation,
+            });
+        }
+        Ok(())
     }
 
     fn check_turn(&self, epoch: u64) -> Result<(), EditRefused> {

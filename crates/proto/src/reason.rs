@@ -46,6 +46,8 @@ reasons! {
     InvalidPosition = "INVALID_POSITION", InvalidArgument;
     /// Settings have mistakes.
     InvalidSettings = "INVALID_SETTINGS", InvalidArgument;
+    /// Golden queries have mistakes.
+    InvalidQueries = "INVALID_QUERIES", InvalidArgument;
     /// A collection's name is not allowed.
     InvalidCollection = "INVALID_COLLECTION", InvalidArgument;
     /// There is no such collection.
@@ -60,6 +62,8 @@ reasons! {
     ReleaseNotFound = "RELEASE_NOT_FOUND", NotFound;
     /// A page token names a release that is not open any more.
     ReleaseGone = "RELEASE_GONE", FailedPrecondition;
+    /// The collection has one lineage, and the other one was asked for.
+    NoOtherLineage = "NO_OTHER_LINEAGE", FailedPrecondition;
     /// There is no such dead letter.
     DeadLetterNotFound = "DEAD_LETTER_NOT_FOUND", NotFound;
     /// The settings would need stored rows to be written anew.

@@ -11,7 +11,7 @@ use verdigris_core::manifest::{Genesis, LineageId, Manifest, PublishReason, Sett
 use verdigris_core::merge::{self, MergePlan};
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{Build, EditRefused, LineagePointer, Part, Pointer};
-use verdigris_core::settings::{Provider, Settings};
+use verdigris_core::settings::{Provider, Settings, WindowSettings};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_embed::Embedder;
 use verdigris_engine::release::Release;
@@ -196,7 +196,7 @@ impl Turn<'_> {
     /// Looks at the pointer, and does what is due beside the active lineage.
     pub(crate) async fn look_beside(&mut self) -> Result<(), IndexerError> {
         self.see_pointer().await?;
-        if self.standing().is_some() {
+        if self.standing().is_some() || self.awaits_promotion() {
             return Ok(());
         }
         self.begin_due_rebuild().await?;
@@ -209,6 +209,42 @@ impl Turn<'_> {
         } else {
             Ok(())
         }
+    }
+
+    /// Whether windows are published as candidates: from the second release on, there is something to return to.
+    pub(crate) fn publishes_candidates(&self) -> bool {
+        self.settings.window.candidate_seconds > 0 && self.head.manifest().generation > 0
+    }
+
+    /// How wide windows are.
+    pub(crate) fn window_settings(&self) -> WindowSettings {
+        let mut settings = self.settings.window.clone();
+        if self.publishes_candidates() {
+            settings.events = settings.build_events;
+            settings.milliseconds = settings.candidate_seconds.saturating_mul(1_000);
+            settings.build_seconds = settings.candidate_seconds;
+        }
+        settings
+    }
+
+    /// Whether a candidate is ahead of what answers: until it is promoted or given up, nothing more is published.
+    pub(crate) fn awaits_promotion(&self) -> bool {
+        let ahead = |other: &Other| other.release.manifest().generation > self.head.manifest().generation;
+        self.beside.other.as_ref().is_some_and(ahead)
+    }
+
+    pub(crate) async fn candidate_published(&mut self, release: Arc<Release>) {
+        self.beside.stop().await;
+        tracing::info!(
+            collection = %self.name, lineage = %release.manifest().lineage,
+            generation = release.manifest().generation, "a window was published as a candidate"
+        );
+        self.beside.other = Some(Other {
+            release,
+            settings: self.settings.clone(),
+            reference: self.wanted_settings.clone(),
+            merges: Merges::default(),
+        });
     }
 
     fn other_lineage(&self) -> Option<&LineageId> {

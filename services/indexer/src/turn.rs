@@ -85,6 +85,8 @@ pub(crate) struct Change {
     pub(crate) vectors: (u64, u64),
     /// What guards judge; none where the documents stay the same.
     pub(crate) look: Option<Look>,
+    /// Whether it is published as a candidate, and the active lineage left as it is.
+    pub(crate) as_candidate: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -207,6 +209,17 @@ impl<'a> Turn<'a> {
                 continue;
             }
             self.go_on();
+            if self.awaits_promotion() {
+                tokio::select! {
+                    () = token.cancelled() => return Ok(()),
+                    command = commands.recv() => match command {
+                        None => return Ok(()),
+                        Some(command) => self.obey(command).await?,
+                    },
+                    () = tokio::time::sleep(self.beside.look_in()) => self.look_beside().await?,
+                }
+                continue;
+            }
             if !self.read_on(commands, token).await? {
                 return Ok(());
             }
@@ -219,7 +232,7 @@ impl<'a> Turn<'a> {
         commands: &mut mpsc::Receiver<Command>,
         token: &CancellationToken,
     ) -> Result<bool, IndexerError> {
-        let settings = self.settings.window.clone();
+        let settings = self.window_settings();
         let context = WindowContext {
             collection: self.name,
             settings: &settings,
@@ -311,7 +324,11 @@ impl<'a> Turn<'a> {
     /// Publishes settings that wait for it, unless publishing is held.
     async fn settings_into_force(&mut self) -> Result<(), IndexerError> {
         let manifest = self.head.manifest();
-        if manifest.generation > 0 && manifest.settings != self.wanted_settings && self.standing().is_none() {
+        if manifest.generation > 0
+            && manifest.settings != self.wanted_settings
+            && self.standing().is_none()
+            && !self.awaits_promotion()
+        {
             self.publish_settings().await?;
         }
         Ok(())
@@ -375,6 +392,10 @@ impl<'a> Turn<'a> {
         });
         let is_served = self.publish(change).await?;
         self.named = None;
+        if self.awaits_promotion() {
+            self.handle.progress.note(first, &outcomes);
+            self.deps.metrics.events(self.name, &counts);
+        }
         if !is_served {
             return Ok(());
         }
@@ -479,6 +500,7 @@ impl<'a> Turn<'a> {
             reason: PublishReason::Publish,
             vectors: alike,
             look: None,
+            as_candidate: self.publishes_candidates(),
         })
     }
 
@@ -548,6 +570,7 @@ impl<'a> Turn<'a> {
             reason,
             vectors: (0, 0),
             look: None,
+            as_candidate: false,
         }
     }
 }

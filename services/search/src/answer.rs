@@ -13,7 +13,7 @@ use verdigris_proto::reason::Reason;
 use verdigris_proto::search::ReleaseInfo;
 use verdigris_store::{ReadError, StoreError};
 
-use crate::follow::NotServed;
+use crate::lineages::NotServed;
 
 /// The document of a row's state as JSON text: whole, or the asked fields in the order of the document. The id is
 /// always there.
@@ -52,7 +52,9 @@ pub(crate) fn status_of_not_served(name: &CollectionName, why: &NotServed) -> St
     match why {
         NotServed::Empty => Reason::NotReady.status(format!("collection {name} has no release yet")),
         NotServed::Gone => Reason::CollectionNotFound.status(format!("collection {name} does not exist")),
-        NotServed::Broken { reason, message } => reason.status(message.clone()),
+        NotServed::NoOther => Reason::NoOtherLineage.status(format!("collection {name} has one lineage")),
+        NotServed::Opening(lineage) => Reason::NotReady.status(format!("lineage {lineage} is being opened")),
+        NotServed::Broken(problem) => problem.reason.status(problem.message.clone()),
     }
 }
 

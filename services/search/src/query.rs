@@ -8,11 +8,12 @@ use verdigris_core::manifest::Metric;
 use verdigris_engine::filter::Filter;
 use verdigris_engine::release::search::{Hit as Found, Mode, Query};
 use verdigris_proto::reason::Reason;
-use verdigris_proto::search::{Hit, SearchMode, SearchRequest, SearchResponse, Timings};
+use verdigris_proto::search::{Hit, Lineage, SearchMode, SearchRequest, SearchResponse, Timings};
 
 use crate::Search;
 use crate::answer::{document_json, release_info, status_of_engine};
-use crate::follow::Served;
+use crate::lineages::Served;
+use crate::page::{PageToken, fingerprint};
 
 /// Hits of one answer.
 pub(crate) const TOP_K: (u32, u32) = (10, 1_000);
@@ -36,8 +37,10 @@ pub(crate) struct Checked {
     nprobe: Option<u32>,
     min_score: Option<f32>,
     fingerprint: String,
-    /// The generation that a page token names.
-    pub(crate) generation: Option<u64>,
+    /// Which lineage is to answer.
+    pub(crate) lineage: Lineage,
+    /// The release that a page token names, which answers whatever became of its lineage.
+    pub(crate) page: Option<PageToken>,
 }
 
 /// Checks a request by itself: what is wrong is said with the field's name.
@@ -60,13 +63,12 @@ pub(crate) fn check(request: SearchRequest) -> Result<Checked, Status> {
         ));
     }
     let fingerprint = fingerprint(&request);
-    let (generation, offset) = match request.page_token.as_str() {
-        "" => (None, request.offset),
-        token => {
-            let (generation, offset) = page_token(token, &fingerprint)?;
-            (Some(generation), offset)
-        }
+    let lineage = lineage(request.lineage)?;
+    let page = match request.page_token.as_str() {
+        "" => None,
+        token => Some(PageToken::parse(token, &fingerprint)?),
     };
+    let offset = page.as_ref().map_or(request.offset, |page| page.offset);
     if offset.saturating_add(top_k) > DEPTH_MAX {
         return Err(wrong(
             "offset",
@@ -107,8 +109,15 @@ pub(crate) fn check(request: SearchRequest) -> Result<Checked, Status> {
         nprobe: Some(request.nprobe).filter(|nprobe| *nprobe > 0),
         min_score: request.min_score,
         fingerprint,
-        generation,
+        lineage,
+        page,
     })
+}
+
+/// The lineage that a request asks for.
+pub(crate) fn lineage(asked: i32) -> Result<Lineage, Status> {
+    let wrong = |_| Reason::InvalidArgument.status_for_field("lineage", "this lineage is not known");
+    Lineage::try_from(asked).map_err(wrong)
 }
 
 fn mode(asked: i32, has_text: bool, has_vector: bool) -> Result<Mode, Status> {
@@ -222,12 +231,10 @@ fn run(search: &Search, served: &Served, checked: &Checked, mode: Mode, vector: 
         .search(&query, &search.filters)
         .map_err(|error| status_of_engine(&error))?;
     let searched = began.elapsed();
-    let generation = served.release.manifest().generation;
-    let more = found.len() > depth;
-    let next_page_token = if more {
-        format!("{generation}.{depth}.{}", checked.fingerprint)
-    } else {
-        String::new()
+    let manifest = served.release.manifest();
+    let next_page_token = match found.len() > depth {
+        true => PageToken::of(manifest, depth as u32).encode(&checked.fingerprint),
+        false => String::new(),
     };
     let page = found.iter().take(depth).skip(checked.offset as usize);
     let hits: Result<Vec<Hit>, Status> = page.map(|found| hit(served, found, &checked.fields)).collect();
@@ -247,36 +254,4 @@ fn hit(served: &Served, found: &Found, fields: &[String]) -> Result<Hit, Status>
         written_generation: stored.generation,
         id: stored.id,
     })
-}
-
-/// What a page token must agree with: everything that decides the order of hits.
-fn fingerprint(request: &SearchRequest) -> String {
-    let mut same = request.clone();
-    same.page_token = String::new();
-    same.offset = 0;
-    same.top_k = 0;
-    same.fields = Vec::new();
-    same.min_position = String::new();
-    // Writing numbers as text would take as long as the search of a small catalog.
-    let vector = std::mem::take(&mut same.vector);
-    let mut bytes = format!("{same:?}").into_bytes();
-    bytes.extend(vector.iter().flat_map(|x| x.to_le_bytes()));
-    let digest = verdigris_core::digest::Digest::of(&bytes).to_string();
-    digest[..16].to_owned()
-}
-
-/// A page token is `{generation}.{offset}.{fingerprint of the search}`.
-fn page_token(token: &str, fingerprint: &str) -> Result<(u64, u32), Status> {
-    let wrong = |message: &str| Reason::InvalidPageToken.status_for_field("page_token", message);
-    let mut parts = token.split('.');
-    let parsed = (|| {
-        let generation = parts.next()?.parse().ok()?;
-        let offset = parts.next()?.parse().ok()?;
-        Some((generation, offset, parts.next()?)).filter(|_| parts.next().is_none())
-    })();
-    let (generation, offset, of) = parsed.ok_or_else(|| wrong("this is no page token"))?;
-    if of != fingerprint {
-        return Err(wrong("this page token belongs to another search"));
-    }
-    Ok((generation, offset))
 }

@@ -1,4 +1,4 @@
-//! A connection to a server: the three services of one channel, with the caller's token on each call.
+//! A connection to a server: the services of one channel, with the caller's token on each call.
 //!
 //! Where the server is, is decided by `main`. Deadlines are set for each call by who makes it, since a search and a
 //! resync have little in common. TLS is absent: it ends at a proxy before the server.
@@ -14,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use verdigris_proto::admin::admin_service_client::AdminServiceClient;
 use verdigris_proto::ingest::ingest_service_client::IngestServiceClient;
+use verdigris_proto::search::query_service_client::QueryServiceClient;
 use verdigris_proto::search::search_service_client::SearchServiceClient;
 
 use crate::commands::CommandError;
@@ -78,6 +79,11 @@ impl Client {
     /// Searches.
     pub(crate) fn search(&self) -> SearchServiceClient<Authorized> {
         SearchServiceClient::new(self.authorized.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// Golden and asked queries.
+    pub(crate) fn queries(&self) -> QueryServiceClient<Authorized> {
+        QueryServiceClient::new(self.authorized.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// Events in.

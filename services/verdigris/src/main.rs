@@ -9,6 +9,7 @@ mod exit;
 mod export;
 mod folder;
 mod local;
+mod memory;
 mod opener;
 mod output;
 #[cfg(test)]

@@ -19,6 +19,8 @@ use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, IngestRpc, collect_garba
 use verdigris_proto::admin::admin_service_server::AdminServiceServer;
 use verdigris_proto::ingest::ingest_service_server::IngestServiceServer;
 use verdigris_proto::reason::Reason;
+use verdigris_proto::search::measurement_service_server::MeasurementServiceServer;
+use verdigris_proto::search::query_service_server::QueryServiceServer;
 use verdigris_proto::search::search_service_server::SearchServiceServer;
 use verdigris_runtime::authentication::{Scope, Tokens};
 use verdigris_runtime::clock::Clock;
@@ -28,11 +30,12 @@ use verdigris_runtime::metrics::RpcMetrics;
 use verdigris_runtime::serving::{GuardConfig, GuardLayer, MESSAGE_BYTES_MAX, RETRY_AFTER, Refused};
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_search::metrics::SearchMetrics;
-use verdigris_search::{Search, SearchDeps, SearchRpc, Standstill};
+use verdigris_search::{MeasurementRpc, QueryRpc, Search, SearchDeps, SearchRpc, Standstill};
 use verdigris_store::Store;
 use verdigris_store::directory::DirectoryStore;
 
 use crate::folder::Folder;
+use crate::memory::memory_limit;
 use crate::opener::Opener;
 
 /// How often a reader looks at the pointer of a folder on its own machine.
@@ -133,16 +136,13 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         }),
         readiness: start.readiness.clone(),
         metrics: SearchMetrics::register(&start.registry)?,
+        query_log: Some(start.folder.cache().join("queries")),
+        memory_limit: memory_limit(),
     };
     let search = Search::start(deps, tasks.clone()).await?;
     let guard = guard(&start.registry, start.tokens, start.concurrent_calls)?;
-    let routes = Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search))))
-        .add_service(
-            IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(AdminServiceServer::new(AdminRpc::new(indexer)).max_decoding_message_size(MESSAGE_BYTES_MAX));
     let server = Server {
-        routes,
+        routes: routes(search, indexer),
         guard,
         descriptors: verdigris_proto::FILE_DESCRIPTORS,
         readiness: start.readiness,
@@ -159,6 +159,19 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         grpc,
         _folder: start.folder,
     })
+}
+
+/// The services of all roles.
+fn routes(search: Arc<Search>, indexer: Arc<Indexer>) -> Routes {
+    Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search.clone()))))
+        .add_service(
+            QueryServiceServer::new(QueryRpc::new(search.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(MeasurementServiceServer::new(MeasurementRpc::new(search)))
+        .add_service(
+            IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(AdminServiceServer::new(AdminRpc::new(indexer)).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
 async fn serve(server: Server, listener: TcpListener, token: CancellationToken) -> anyhow::Result<()> {
@@ -192,7 +205,9 @@ fn scope_of(path: &str) -> Option<Scope> {
     match service {
         "verdigris.search.v1.SearchService" => Some(Scope::Read),
         "verdigris.ingest.v1.IngestService" => Some(Scope::Ingest),
-        "verdigris.admin.v1.AdminService" => Some(Scope::Admin),
+        "verdigris.admin.v1.AdminService"
+        | "verdigris.search.v1.MeasurementService"
+        | "verdigris.search.v1.QueryService" => Some(Scope::Admin),
         _ => None,
     }
 }

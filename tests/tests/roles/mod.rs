@@ -245,6 +245,8 @@ impl Process {
             }),
             readiness: readiness.clone(),
             metrics: SearchMetrics::register(&registry).expect("a fresh registry"),
+            query_log: Some(world.folder.path().join("queries")),
+            memory_limit: Some(1 << 40),
         };
         let search = runtime.block_on(Search::start(deps, tasks.clone()))?;
         let (garbage, token) = (indexer.clone(), tasks.token());

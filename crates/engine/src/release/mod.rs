@@ -5,6 +5,7 @@
 pub mod diff;
 mod fusion;
 pub mod hiding;
+mod measure;
 pub mod open;
 pub mod search;
 

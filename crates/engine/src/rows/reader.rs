@@ -203,6 +203,11 @@ impl Rows {
         (0..self.rows()).map(|row| self.generations.first(row).unwrap_or_default())
     }
 
+    /// The generation that wrote a row; 0 where there is no such row.
+    pub fn generation(&self, row: u32) -> u64 {
+        self.generations.first(row).unwrap_or_default()
+    }
+
     pub(crate) fn id_column(&self) -> &StrColumn {
         &self.ids
     }
