@@ -412,3 +412,8 @@ pub struct Plan {
     /// What the gates say of the other lineage, by the limits of now.
     pub verdict: Option<Verdict>,
 }
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -405,24 +405,22 @@ impl Settings {
         }));
         mistakes.extend(self.gates.mistakes());
         mistakes.extend(self.rollout.mistakes());
+        mistakes.extend(self.embed_mistakes());
+        mistakes
+    }
+
+    fn embed_mistakes(&self) -> Vec<SettingsMistake> {
+        let mistake = |value: &str, range: &str| SettingsMistake::Range {
+            key: "text.embed",
+            value: value.to_owned(),
+            range: range.to_owned(),
+        };
+        let mut mistakes = Vec::new();
         if self.text.embed.is_empty() && self.embedder.provider != Provider::None {
-            let (value, range) = ("empty".to_owned(), "at least one part".to_owned());
-            mistakes.push(SettingsMistake::Range {
-                key: "text.embed",
-                value,
-                range,
-            });
+            mistakes.push(mistake("empty", "at least one part"));
         }
         if self.text.embed.iter().any(|part| part.fields.is_empty()) {
-            let (value, range) = (
-                "a part without fields".to_owned(),
-                "parts with at least one field".to_owned(),
-            );
-            mistakes.push(SettingsMistake::Range {
-                key: "text.embed",
-                value,
-                range,
-            });
+            mistakes.push(mistake("a part without fields", "parts with at least one field"));
         }
         mistakes
     }

@@ -18,6 +18,7 @@ use verdigris_embed::Embedder;
 use verdigris_engine::error::EngineError;
 use verdigris_engine::release::{Release, RowPlace};
 use verdigris_engine::segment::write::{SegmentShape, SegmentWriter, WrittenSegment};
+use verdigris_runtime::background;
 use verdigris_store::{Store, publish};
 
 use crate::embed;
@@ -106,7 +107,7 @@ impl PartJob {
         let work = tokio::spawn(async move {
             let (store, name, segment) = (context.store.clone(), context.name.clone(), context.id.clone());
             let runtime = Runtime::current();
-            let written = tokio::task::spawn_blocking(move || write(&build, context, &runtime, &told)).await;
+            let written = background::run(move || write(&build, context, &runtime, &told)).await;
             let (sums, written, folder) = written.map_err(IndexerError::Panicked)??;
             let entry = tokio::task::spawn_blocking(move || {
                 let paths = written.paths.clone();

@@ -33,6 +33,12 @@ pub(crate) fn document_json(state: &[u8], fields: &[String]) -> Result<String, S
     serde_json::to_string(&asked).map_err(|error| Reason::Internal.status(error.to_string()))
 }
 
+/// A document of which only the id was asked.
+pub(crate) fn id_json(id: &str) -> String {
+    let id = serde_json::to_string(id).expect("text is JSON");
+    format!(r#"{{"id":{id}}}"#)
+}
+
 /// The release that an answer comes from.
 pub(crate) fn release_info(manifest: &Manifest) -> ReleaseInfo {
     ReleaseInfo {

@@ -110,7 +110,10 @@ pub(crate) async fn look(search: &Arc<Search>, followed: &Arc<Followed>) -> bool
             search.deps.metrics.refresh_failed(&followed.name);
             if let ReadError::Pointer { .. } = error {
                 let (reason, message) = (reason_of_read(&error), chain(&error));
-                broken(search, followed, None, &Problem { reason, message });
+                let problem = Problem { reason, message };
+                if followed.pointer_broken(&problem) {
+                    not_ready(search, followed, problem);
+                }
             }
             tokio::time::sleep(RETRY).await;
             return true;
@@ -119,7 +122,10 @@ pub(crate) async fn look(search: &Arc<Search>, followed: &Arc<Followed>) -> bool
     if let Err(problem) = follow_to(search, followed, &seen).await {
         search.deps.metrics.refresh_failed(&followed.name);
         tracing::error!(collection = %followed.name, reason = problem.reason.as_str(), "{}", problem.message);
-        broken(search, followed, seen.pointer.active.as_ref(), &problem);
+        // The one before goes on answering, where there is one.
+        if followed.active_broken(&seen.pointer, &problem) {
+            not_ready(search, followed, problem);
+        }
         tokio::time::sleep(RETRY).await;
         return true;
     }
@@ -133,12 +139,8 @@ async fn gone(search: &Search, followed: &Followed) {
     search.deps.readiness.ready(followed.name.as_str());
 }
 
-/// A release that cannot be opened: the one before goes on answering, where there is one.
-fn broken(search: &Search, followed: &Followed, named: Option<&LineagePointer>, problem: &Problem) {
-    if followed.active_broken(named, problem) {
-        let message = problem.message.clone();
-        search.deps.readiness.not_ready(followed.name.as_str(), message);
-    }
+fn not_ready(search: &Search, followed: &Followed, problem: Problem) {
+    search.deps.readiness.not_ready(followed.name.as_str(), problem.message);
 }
 
 async fn follow_to(search: &Arc<Search>, followed: &Followed, seen: &SeenPointer) -> Result<(), Problem> {

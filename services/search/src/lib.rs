@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use verdigris_core::manifest::Manifest;
 use verdigris_core::names::CollectionName;
 use verdigris_core::queries::LoggedQuery;
 use verdigris_embed::Embedders;
@@ -62,6 +63,9 @@ pub struct Standstill {
 /// Tells whether a collection's publishing stands still; the indexer of the same process knows.
 pub type StandstillOf = Arc<dyn Fn(&CollectionName) -> Option<Standstill> + Send + Sync>;
 
+/// What a search of a release takes beyond its work.
+pub type DragOf = Arc<dyn Fn(&Manifest) -> Duration + Send + Sync>;
+
 /// What the search role works with.
 pub struct SearchDeps {
     /// Where releases are.
@@ -86,6 +90,9 @@ pub struct SearchDeps {
     pub query_log: Option<PathBuf>,
     /// Bytes of memory that this process may use, where that is limited.
     pub memory_limit: Option<u64>,
+    /// Counted on top of what searches of a release take, for tests of what becomes of a slow index: such a test must
+    /// not depend on how busy its machine is.
+    pub drag: Option<DragOf>,
 }
 
 /// The search role of a process.
@@ -146,6 +153,14 @@ impl Search {
         // The first look at a collection reads its sample.
         self.collection(name).await;
         self.log.delete(name, gone).await
+    }
+
+    /// How long a search of this release took, by all accounts.
+    fn dragged(&self, manifest: &Manifest, took: Duration) -> Duration {
+        match &self.deps.drag {
+            Some(drag) => took + drag(manifest),
+            None => took,
+        }
     }
 
     /// The collection, followed from its first use on; none where there is no such collection.

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{OnceCell, watch};
 use verdigris_core::manifest::LineageId;
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::{LineagePointer, LineageRole, ManifestReference};
+use verdigris_core::pointer::{LineagePointer, LineageRole, ManifestReference, Pointer};
 use verdigris_core::settings::Settings;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_embed::QueryCache;
@@ -189,6 +189,32 @@ impl Lineages {
         (self.window.as_ref(), self.window_before.as_ref())
     }
 
+    /// The other lineage as it is named now: what is open already of it goes on answering.
+    fn as_other(&self, named: LineagePointer) -> Other {
+        let of_lineage = || self.open_of(&named.lineage).cloned();
+        let served = self
+            .open()
+            .find(|served| served.is(&named))
+            .cloned()
+            .or_else(of_lineage);
+        // What could not be opened is tried again by whoever follows the other lineage.
+        let still = self
+            .other
+            .as_ref()
+            .filter(|other| other.named.manifest == named.manifest);
+        let problem = still.and_then(|other| other.problem.clone());
+        Other { named, served, problem }
+    }
+
+    fn broken(&self, problem: &Problem) -> Self {
+        let mut next = self.clone();
+        if next.active.is_err() {
+            next.active = Err(NotServed::Broken(problem.clone()));
+        }
+        next.problem = Some(problem.clone());
+        next
+    }
+
     fn open(&self) -> impl Iterator<Item = &Arc<Served>> {
         let other = self.other.as_ref().and_then(|other| other.served.as_ref());
         self.active.as_ref().ok().into_iter().chain(other)
@@ -292,21 +318,7 @@ impl Followed {
                     .as_ref()
                     .map_or(true, |before| !Arc::ptr_eq(before, active)),
             };
-            let other = other.clone().map(|named| {
-                let of_lineage = || before.open_of(&named.lineage).cloned();
-                let served = before
-                    .open()
-                    .find(|served| served.is(&named))
-                    .cloned()
-                    .or_else(of_lineage);
-                // What could not be opened is tried again by whoever follows the other lineage.
-                let still = before
-                    .other
-                    .as_ref()
-                    .filter(|other| other.named.manifest == named.manifest);
-                let problem = still.and_then(|other| other.problem.clone());
-                Other { named, served, problem }
-            });
+            let other = other.clone().map(|named| before.as_other(named));
             Lineages {
                 active: Ok(active.clone()),
                 named: Some(named.clone()),
@@ -320,11 +332,7 @@ impl Followed {
                 window: Some(window),
             }
         });
-        self.other_named.send_if_modified(|named| {
-            let is_other = *named != other;
-            *named = other;
-            is_other
-        });
+        self.tell_other(other);
         self.swaps.send_replace(active.release.manifest().generation);
         swapped
     }
@@ -356,20 +364,30 @@ impl Followed {
         });
     }
 
-    /// The named release of the active lineage cannot be opened: what is open goes on answering. True where nothing is.
-    pub(crate) fn active_broken(&self, named: Option<&LineagePointer>, problem: &Problem) -> bool {
-        let mut is_open = false;
-        self.make(|before| {
-            let mut next = before.clone();
-            is_open = before.active.is_ok();
-            if !is_open {
-                next.active = Err(NotServed::Broken(problem.clone()));
-            }
-            next.problem = Some(problem.clone());
-            next.named = named.cloned().or(next.named);
-            next
+    /// The named release of the active lineage cannot be opened: what is open goes on answering, and the other lineage
+    /// is followed all the same, since it may be what is gone back to. True where nothing answers.
+    pub(crate) fn active_broken(&self, pointer: &Pointer, problem: &Problem) -> bool {
+        self.make(|before| Lineages {
+            named: pointer.active.clone(),
+            other: pointer.other.clone().map(|named| before.as_other(named)),
+            ..before.broken(problem)
         });
-        !is_open
+        self.tell_other(pointer.other.clone());
+        self.lineages().active.is_err()
+    }
+
+    /// The pointer itself is damaged. True where nothing answers.
+    pub(crate) fn pointer_broken(&self, problem: &Problem) -> bool {
+        self.make(|before| before.broken(problem));
+        self.lineages().active.is_err()
+    }
+
+    fn tell_other(&self, other: Option<LineagePointer>) {
+        self.other_named.send_if_modified(|named| {
+            let is_changed = *named != other;
+            *named = other;
+            is_changed
+        });
     }
 
     /// Nothing answers any more.

@@ -219,6 +219,13 @@ impl Measuring {
         }
         let (store, name) = (&*self.search.deps.store, &self.followed.name);
         let seen = objects::pointer(store, name).await.map_err(|error| chain(&error))?;
+        let answers = seen.pointer.active.as_ref().map(|named| named.generation);
+        let manifest = self.candidate.release.manifest();
+        if manifest.parent.is_some() && manifest.parent == answers && answers < Some(generation) {
+            return Ok(Measured::NotApplicable(
+                "it is one publish ahead of what answers, which waits for it".to_owned(),
+            ));
+        }
         let is_meant = |kept: &&verdigris_core::pointer::KeptRelease| {
             kept.generation == generation && kept.lineage == *active.lineage()
         };

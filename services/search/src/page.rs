@@ -56,17 +56,35 @@ impl PageToken {
     }
 }
 
-/// What a page token must agree with: everything that decides the order of hits.
+/// What a page token must agree with: everything that decides the order of hits. Written as bytes and not as text, which
+/// would take as long as the search of a small catalog.
 pub(crate) fn fingerprint(request: &SearchRequest) -> String {
-    let mut same = request.clone();
-    same.page_token = String::new();
-    same.offset = 0;
-    same.top_k = 0;
-    same.fields = Vec::new();
-    same.min_position = String::new();
-    // Writing numbers as text would take as long as the search of a small catalog.
-    let vector = std::mem::take(&mut same.vector);
-    let mut bytes = format!("{same:?}").into_bytes();
+    // Named one by one, so that a new field is not forgotten.
+    let SearchRequest {
+        collection,
+        text,
+        vector,
+        mode,
+        top_k: _,
+        offset: _,
+        page_token: _,
+        filter,
+        fields: _,
+        ef_search,
+        nprobe,
+        min_score,
+        min_position: _,
+        lineage,
+    } = request;
+    let mut bytes = Vec::with_capacity(256 + collection.len() + text.len() + filter.len() + 4 * vector.len());
+    for part in [collection, text, filter] {
+        bytes.extend((part.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    bytes.extend([*mode, *lineage].into_iter().flat_map(i32::to_le_bytes));
+    bytes.extend([*ef_search, *nprobe].into_iter().flat_map(u32::to_le_bytes));
+    bytes.push(u8::from(min_score.is_some()));
+    bytes.extend(min_score.unwrap_or_default().to_le_bytes());
     bytes.extend(vector.iter().flat_map(|x| x.to_le_bytes()));
     let digest = verdigris_core::digest::Digest::of(&bytes).to_string();
     digest[..16].to_owned()

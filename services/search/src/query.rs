@@ -11,7 +11,7 @@ use verdigris_proto::reason::Reason;
 use verdigris_proto::search::{Hit, Lineage, SearchMode, SearchRequest, SearchResponse, Timings};
 
 use crate::Search;
-use crate::answer::{document_json, release_info, status_of_engine};
+use crate::answer::{document_json, id_json, release_info, status_of_engine};
 use crate::lineages::Served;
 use crate::page::{PageToken, fingerprint};
 
@@ -19,6 +19,8 @@ use crate::page::{PageToken, fingerprint};
 pub(crate) const TOP_K: (u32, u32) = (10, 1_000);
 /// How deep pages go.
 const DEPTH_MAX: u32 = 10_000;
+/// Hits that are fetched on the runtime's own threads, a few microseconds each.
+const BRIEF_HITS_MAX: u32 = 20;
 /// The longest query text in bytes.
 const TEXT_BYTES_MAX: usize = 8_192;
 /// The most candidates that a request may ask a graph for.
@@ -135,7 +137,8 @@ fn mode(asked: i32, has_text: bool, has_vector: bool) -> Result<Mode, Status> {
     }
 }
 
-/// Searches one release. The text is embedded by the release's model, then the search runs on a thread of its own.
+/// Searches one release. The text is embedded by the release's model, then the search runs on a thread of its own; a
+/// brief one runs here, because handing it over and back takes as long again.
 pub(crate) async fn search(
     search: &Arc<Search>,
     served: Arc<Served>,
@@ -147,13 +150,17 @@ pub(crate) async fn search(
     let permit = search.threads.clone().acquire_owned().await;
     let permit = permit.map_err(|_| Reason::ShuttingDown.status("the server is shutting down"))?;
     let (role, manifest) = (search.clone(), served.release.manifest().clone());
-    let work = tokio::task::spawn_blocking(move || {
+    let is_brief = is_brief(&served, &checked, mode);
+    let work = move || {
         let _permit = permit;
         run(&role, &served, &checked, mode, vector.as_deref())
-    });
-    let (hits, next_page_token, searched, fetched) = work
-        .await
-        .map_err(|error| Reason::Internal.status(format!("a search did not end: {error}")))??;
+    };
+    let (hits, next_page_token, searched, fetched) = if is_brief {
+        work()?
+    } else {
+        let worked = tokio::task::spawn_blocking(work).await;
+        worked.map_err(|error| Reason::Internal.status(format!("a search did not end: {error}")))??
+    };
     search.deps.metrics.searched(&manifest.collection, embed, searched);
     let timings = Timings {
         embed_micros: embed.as_micros() as u64,
@@ -209,23 +216,32 @@ fn given_vector(vector: &[f32], dimension: u32, metric: Metric) -> Result<Vec<f3
     }
 }
 
-type Ran = (Vec<Hit>, String, Duration, Duration);
+fn is_brief(served: &Served, checked: &Checked, mode: Mode) -> bool {
+    checked.offset + checked.top_k <= BRIEF_HITS_MAX
+        && served.release.is_brief(&engine_query(served, checked, mode, None))
+}
 
-fn run(search: &Search, served: &Served, checked: &Checked, mode: Mode, vector: Option<&[f32]>) -> Result<Ran, Status> {
-    let began = Instant::now();
-    let depth = (checked.offset + checked.top_k) as usize;
-    let query = Query {
+fn engine_query<'q>(served: &Served, checked: &'q Checked, mode: Mode, vector: Option<&'q [f32]>) -> Query<'q> {
+    Query {
         mode,
         text: checked.text.as_deref(),
         vector,
         // One more tells whether there is another page.
-        top: depth + 1,
+        top: (checked.offset + checked.top_k) as usize + 1,
         filter: checked.filter.as_ref(),
         ef_search: checked.ef_search.or(Some(served.settings.ann.ef_search)),
         nprobe: checked.nprobe.or(Some(served.settings.ann.nprobe)),
         min_score: checked.min_score,
         weights: served.settings.weights,
-    };
+    }
+}
+
+type Ran = (Vec<Hit>, String, Duration, Duration);
+
+fn run(search: &Search, served: &Served, checked: &Checked, mode: Mode, vector: Option<&[f32]>) -> Result<Ran, Status> {
+    let began = Instant::now();
+    let depth = (checked.offset + checked.top_k) as usize;
+    let query = engine_query(served, checked, mode, vector);
     let found = served
         .release
         .search(&query, &search.filters)
@@ -242,10 +258,20 @@ fn run(search: &Search, served: &Served, checked: &Checked, mode: Mode, vector: 
 }
 
 fn hit(served: &Served, found: &Found, fields: &[String]) -> Result<Hit, Status> {
-    let stored = served
-        .release
-        .stored(found.place)
-        .map_err(|error| status_of_engine(&error))?;
+    let of_engine = |error| status_of_engine(&error);
+    if !fields.is_empty() && fields.iter().all(|field| field == "id") {
+        // Columns have all of it: no state is unpacked.
+        let id = served.release.id(found.place).map_err(of_engine)?;
+        return Ok(Hit {
+            score: found.score,
+            words_score: found.words,
+            vector_score: found.vector,
+            document_json: id_json(&id),
+            written_generation: served.release.generation(found.place),
+            id,
+        });
+    }
+    let stored = served.release.stored(found.place).map_err(of_engine)?;
     Ok(Hit {
         score: found.score,
         words_score: found.words,

@@ -168,6 +168,10 @@ impl SearchRpc {
         duration: Duration,
     ) {
         let window = lineages.windows().0;
+        let dragged = lineages.served(Lineage::Active);
+        let duration = dragged.map_or(duration, |served| {
+            self.search.dragged(served.release.manifest(), duration)
+        });
         match (window, error) {
             (Some(window), None) => window.answered(duration),
             (Some(window), Some(error)) if is_ours(error) => window.failed(),

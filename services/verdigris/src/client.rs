@@ -16,6 +16,7 @@ use verdigris_proto::admin::admin_service_client::AdminServiceClient;
 use verdigris_proto::ingest::ingest_service_client::IngestServiceClient;
 use verdigris_proto::search::query_service_client::QueryServiceClient;
 use verdigris_proto::search::search_service_client::SearchServiceClient;
+use verdigris_runtime::gather;
 
 use crate::commands::CommandError;
 
@@ -61,7 +62,7 @@ impl Client {
     /// Connects to a server at `url`, such as `http://127.0.0.1:7700`; without a scheme it is http.
     pub(crate) async fn connect(url: &str, credentials: Credentials) -> Result<Self, CommandError> {
         let endpoint = endpoint(url)?;
-        let connected = endpoint.connect().await;
+        let connected = gather::connect(&endpoint).await;
         let channel = connected.map_err(|source| CommandError::Unreachable {
             url: url.to_owned(),
             source,

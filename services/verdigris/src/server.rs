@@ -138,6 +138,7 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         metrics: SearchMetrics::register(&start.registry)?,
         query_log: Some(start.folder.cache().join("queries")),
         memory_limit: memory_limit(),
+        drag: None,
     };
     let search = Search::start(deps, tasks.clone()).await?;
     let guard = guard(&start.registry, start.tokens, start.concurrent_calls)?;

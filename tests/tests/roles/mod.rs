@@ -247,6 +247,7 @@ impl Process {
             metrics: SearchMetrics::register(&registry).expect("a fresh registry"),
             query_log: Some(world.folder.path().join("queries")),
             memory_limit: Some(1 << 40),
+            drag: None,
         };
         let search = runtime.block_on(Search::start(deps, tasks.clone()))?;
         let (garbage, token) = (indexer.clone(), tasks.token());
@@ -307,6 +308,7 @@ impl Process {
         let request = GetServingStatsRequest {
             collection,
             min_position,
+            ..GetServingStatsRequest::default()
         };
         let stats = self.block_on(self.search.get_serving_stats(Request::new(request)));
         let release = stats.expect("the search role follows").into_inner().release;

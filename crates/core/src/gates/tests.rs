@@ -107,7 +107,7 @@ fn read() -> Measurements {
 }
 
 /// What is measured of a rebuild that went well.
-fn good() -> Measurements {
+pub(crate) fn good() -> Measurements {
     Measurements {
         recall: Measured::Value(RecallMeasured {
             sampled: 200,
@@ -142,7 +142,7 @@ fn good() -> Measurements {
     }
 }
 
-fn value<T>(measured: &mut Measured<T>) -> &mut T {
+pub(crate) fn value<T>(measured: &mut Measured<T>) -> &mut T {
     match measured {
         Measured::Value(value) => value,
         Measured::NotApplicable(why) | Measured::Missing(why) => panic!("it has no value: {why}"),

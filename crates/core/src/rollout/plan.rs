@@ -371,8 +371,9 @@ impl View<'_> {
     }
 }
 
+/// A candidate that was published alone is ahead, and what answers waits for it.
 fn is_level(active: &LineagePointer, other: &LineagePointer) -> bool {
-    active.generation == other.generation
+    active.generation <= other.generation
 }
 
 fn flip(other: &LineagePointer, actor: &str, reason: String) -> Flip {

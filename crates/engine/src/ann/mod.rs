@@ -188,6 +188,14 @@ impl Ann {
         }
     }
 
+    /// About how many scores a search for the best of `allowed` rows computes: what it takes, before it is made.
+    pub(crate) fn scores_for(&self, search: &AnnSearch, allowed: u32) -> usize {
+        match search.k.min(allowed as usize) {
+            0 => 0,
+            k => plan::scores(&self.shape, allowed, k, search),
+        }
+    }
+
     /// The exact inner products of `query` with these rows, in their order.
     ///
     /// # Errors

@@ -56,11 +56,6 @@ impl Release {
         })
     }
 
-    /// The generation that wrote a row.
-    pub fn written(&self, place: RowPlace) -> u64 {
-        self.segments()[place.segment].segment.rows().generation(place.row)
-    }
-
     /// All live rows of a document, its ghost included. In a whole release one document has the rows of one segment.
     pub fn live_rows_of(&self, id: &str) -> Vec<RowPlace> {
         let mut places = Vec::new();

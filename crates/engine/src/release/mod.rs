@@ -122,6 +122,11 @@ impl Release {
         self.segments[place.segment].segment.rows.id(place.row)
     }
 
+    /// The generation that wrote a row.
+    pub fn generation(&self, place: RowPlace) -> u64 {
+        self.segments[place.segment].segment.rows.generation(place.row)
+    }
+
     /// The document's state as a row stores it.
     pub fn state(&self, place: RowPlace) -> Result<(StoredRow, DocumentState), EngineError> {
         let stored = self.stored(place)?;

@@ -1,6 +1,7 @@
 //! A question that is asked of both lineages: each gets the vector of its own model (I-17).
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use verdigris_core::queries::LoggedQuery;
 use verdigris_embed::{Embedder, TextKind};
@@ -27,8 +28,8 @@ pub(super) struct Question {
 #[derive(Debug, Clone)]
 pub(super) struct Ask {
     pub(super) question: Question,
-    /// The vector for each side, and how long embedding took, in nanoseconds.
-    vectors: Vec<(Option<Arc<[f32]>>, i64)>,
+    /// The vector for each side, and how long embedding took.
+    vectors: Vec<(Option<Arc<[f32]>>, Duration)>,
 }
 
 impl Question {
@@ -97,8 +98,8 @@ impl Ask {
         stored.map(|stored| stored.map(|stored| stored.id)).collect()
     }
 
-    /// How long embedding took for one side, in nanoseconds.
-    pub(super) fn embedding_ns(&self, side: usize) -> i64 {
+    /// How long embedding took for one side.
+    pub(super) fn embedding(&self, side: usize) -> Duration {
         self.vectors[side].1
     }
 }
@@ -109,7 +110,7 @@ impl Measuring {
         let sides = self.sides();
         let mut asks = Vec::with_capacity(questions.len());
         for question in questions {
-            let mut vectors: Vec<(Option<Arc<[f32]>>, i64)> = Vec::with_capacity(sides.len());
+            let mut vectors: Vec<(Option<Arc<[f32]>>, Duration)> = Vec::with_capacity(sides.len());
             for served in &sides {
                 let first = vectors.first().filter(|_| shares_space(&sides[0], served));
                 let embedded = match first {
@@ -123,20 +124,20 @@ impl Measuring {
         Ok(asks)
     }
 
-    async fn vector(&self, question: &Question, served: &Served) -> Result<(Option<Arc<[f32]>>, i64), Unmeasured> {
+    async fn vector(&self, question: &Question, served: &Served) -> Result<(Option<Arc<[f32]>>, Duration), Unmeasured> {
         if let Some(vector) = &question.vector {
-            return Ok((Some(vector.as_slice().into()), 0));
+            return Ok((Some(vector.as_slice().into()), Duration::ZERO));
         }
         let Some(cache) = served.embedder.as_ref().filter(|_| !question.text.is_empty()) else {
-            return Ok((None, 0));
+            return Ok((None, Duration::ZERO));
         };
         // Not through the cache: what people ask stays in it, and the time is the model's.
         let embedder: &Arc<dyn Embedder> = cache.embedder();
-        let began = self.search.deps.clock.now_ns();
+        let began = Instant::now();
         let embedded = embedder
             .embed(std::slice::from_ref(&question.text), TextKind::Query)
             .await;
-        let took = self.search.deps.clock.now_ns() - began;
+        let took = began.elapsed();
         let mut vectors = embedded.map_err(|error| chain(&error))?;
         let vector = vectors.pop().ok_or("the embedder gave no vector")?;
         Ok((Some(vector.into()), took))

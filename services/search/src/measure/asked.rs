@@ -2,6 +2,7 @@
 //! how long answers take.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use verdigris_core::gates::{GoldenResult, KnownItems, LatencyMeasured, Measured, SampledQueries};
 use verdigris_core::queries::golden::GoldenQuery;
@@ -68,7 +69,7 @@ impl Measuring {
         let until = self.candidate.release.manifest().generation;
         self.sides().iter().any(|served| {
             let place = served.release.find(id);
-            place.is_some_and(|place| served.release.has_vector(place) && served.release.written(place) <= until)
+            place.is_some_and(|place| served.release.has_vector(place) && served.release.generation(place) <= until)
         })
     }
 
@@ -222,17 +223,16 @@ impl Measuring {
         }))
     }
 
-    /// Milliseconds that one side takes for a question, by this process's clock; waiting for a place is no part of it.
+    /// Milliseconds that one side takes for a question; waiting for a place is no part of it.
     async fn timed(&self, asks: &Arc<[Ask]>, n: usize, side: usize) -> Result<f64, Unmeasured> {
         let (search, served, asks) = (self.search.clone(), self.sides().swap_remove(side), asks.clone());
         let timed = self.work(move || {
-            let began = search.deps.clock.now_ns();
+            let began = Instant::now();
             asks[n].hits(&search, &served, side, TOP)?;
-            Ok::<_, EngineError>(search.deps.clock.now_ns() - began + asks[n].embedding_ns(side))
+            let took = began.elapsed() + asks[n].embedding(side);
+            Ok::<_, EngineError>(search.dragged(served.release.manifest(), took))
         });
-        let ns = timed.await?.map_err(words)?;
-        // The system's clock may be set back meanwhile.
-        Ok(ns.max(0) as f64 / 1e6)
+        Ok(timed.await?.map_err(words)?.as_secs_f64() * 1e3)
     }
 
     /// Questions by vectors of the active's documents, for catalogs without texts; none where spaces differ.

@@ -79,7 +79,7 @@ impl Measuring {
                 let release = &served.release;
                 for place in release.ghosts() {
                     // What was deleted after the candidate's generation is still in it, rightly.
-                    if release.written(place) <= until {
+                    if release.generation(place) <= until {
                         gone.insert(release.id(place)?);
                     }
                 }
@@ -179,7 +179,7 @@ impl Measuring {
         let (draws, wanted) = (self.draws.clone(), self.samples);
         self.work(move || {
             let release = &active.release;
-            let is_old = |place: &RowPlace| release.has_vector(*place) && release.written(*place) <= until;
+            let is_old = |place: &RowPlace| release.has_vector(*place) && release.generation(*place) <= until;
             let places: Vec<RowPlace> = release.live_rows().filter(is_old).collect();
             let chosen = draws.some(purpose, places.len(), wanted);
             chosen.into_iter().map(|n| places[n]).collect()
