@@ -272,8 +272,9 @@ fn write<'a>(
 fn forget(connection: &mut Connection, keys: &[CacheKey]) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     {
-        let mut statement = transaction
-            .prepare_cached("UPDATE vectors SET key = randomblob(32), vector = zeroblob(length(vector)) WHERE key = ?1")?;
+        let mut statement = transaction.prepare_cached(
+            "UPDATE vectors SET key = randomblob(32), vector = zeroblob(length(vector)) WHERE key = ?1",
+        )?;
         for key in keys {
             statement.execute([key.0])?;
         }

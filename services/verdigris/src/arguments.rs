@@ -1,5 +1,6 @@
 //! The command line: what can be asked, with its help. What is done about it lies in `commands`.
 
+mod erase;
 mod rebuild;
 
 use std::net::SocketAddr;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::erase::Erase;
 pub(crate) use self::rebuild::Rebuild;
 
 /// Blue/green vector search for product catalogs.
@@ -126,6 +128,8 @@ pub(crate) enum Command {
     Releases(Releases),
     /// Write all rows anew as another lineage, beside what is served: for new settings, a new model, a new index type
     Rebuild(Rebuild),
+    /// Hide documents in every release at once and for ever, and remove their bytes; or show what is left of them
+    Erase(Erase),
     /// The release that breached a guard and waits for a decision
     #[command(subcommand)]
     Staged(Staged),

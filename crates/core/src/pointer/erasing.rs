@@ -123,7 +123,9 @@ impl Pointer {
     ) -> Result<Self, EditRefused> {
         self.check_turn(epoch)?;
         self.check_deleted()?;
-        let is_clean = self.manifests_that_may_answer().all(|named| clean.contains(&named.path));
+        let is_clean = self
+            .manifests_that_may_answer()
+            .all(|named| clean.contains(&named.path));
         let mut next = self.next(nonce, now);
         match &mut next.erased {
             Some(erased) if is_clean => erased.removed = true,
@@ -137,7 +139,12 @@ impl Pointer {
         let kept = self.kept.iter().map(|release| &release.manifest);
         let builds = self.builds.iter().map(|build| &build.source);
         let staged = self.staged.iter().map(|staged| &staged.release.manifest);
-        self.lineage_manifests().chain(kept).chain(builds).chain(staged)
+        let other = self.other_release.iter().map(|release| &release.manifest);
+        self.lineage_manifests()
+            .chain(other)
+            .chain(kept)
+            .chain(builds)
+            .chain(staged)
     }
 
     fn lineage_manifests(&self) -> impl Iterator<Item = &ManifestReference> {
@@ -283,9 +290,8 @@ mod tests {
     fn it_is_finished_only_when_everything_named_was_found_clean() {
         let hidden = erased(&served(), "erased/1", 5);
         let all = paths(&["releases/1", "releases/2", "releases/3"]);
-        let finish = |from: &Pointer, clean: &BTreeSet<String>| {
-            from.finish_erasing(1, clean, "f".to_owned(), Timestamp(8))
-        };
+        let finish =
+            |from: &Pointer, clean: &BTreeSet<String>| from.finish_erasing(1, clean, "f".to_owned(), Timestamp(8));
         let done = finish(&hidden, &all).expect("all clean");
         assert!(done.erased.as_ref().is_some_and(|erased| erased.removed));
         for missing in &all {
@@ -293,7 +299,11 @@ mod tests {
             clean.remove(missing);
             assert_eq!(finish(&hidden, &clean), Err(EditRefused::NotClean), "{missing}");
         }
-        assert_eq!(finish(&served(), &all), Err(EditRefused::NotClean), "nothing was erased");
+        assert_eq!(
+            finish(&served(), &all),
+            Err(EditRefused::NotClean),
+            "nothing was erased"
+        );
         let more = erased(&done, "erased/2", 9);
         assert!(more.erased.is_some_and(|erased| !erased.removed));
     }

@@ -41,7 +41,13 @@ impl Release {
             manifest: self.manifest.clone(),
             segments,
             stats,
+            is_hiding: true,
         })
+    }
+
+    /// Whether rows are dead in it that are alive by its manifest. Then its dead rows are of no use for opening another.
+    pub fn is_hiding(&self) -> bool {
+        self.is_hiding
     }
 }
 

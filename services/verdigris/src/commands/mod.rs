@@ -8,6 +8,7 @@ mod compare;
 pub(crate) mod completions;
 mod dead_letters;
 mod documents;
+mod erase;
 mod error;
 mod evaluate;
 mod explain;
@@ -55,6 +56,7 @@ pub(crate) fn needs_server(command: &Command) -> bool {
             | Releases::Pin { .. },
         )
         | Command::Rebuild(_)
+        | Command::Erase(_)
         | Command::Staged(_)
         | Command::DeadLetters(_)
         | Command::Queries(_)
@@ -118,6 +120,7 @@ pub(crate) async fn run(
             resync::run(&feed, wait, collection, client, output).await
         }
         Command::Releases(command) => releases::run(command, collection, client, output).await,
+        Command::Erase(arguments) => erase::run(arguments, collection, client, output).await,
         Command::Rebuild(arguments) => rebuild::run(arguments, collection, client, output).await,
         Command::Staged(command) => staged::run(command, collection, client, output).await,
         Command::DeadLetters(command) => dead_letters::run(command, collection, client, output).await,
