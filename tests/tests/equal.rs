@@ -4,6 +4,7 @@
 //! them everywhere, and compared row by row and answer by answer.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(clippy::print_stdout, reason = "a test says what it skips, and what it measured")]
 
 #[path = "../../services/verdigris/src/opener.rs"]
 mod opener;

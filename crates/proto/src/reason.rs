@@ -90,6 +90,18 @@ reasons! {
     RolloutInProgress = "ROLLOUT_IN_PROGRESS", FailedPrecondition;
     /// No lineage of this name is built, the candidate or the way back.
     LineageNotFound = "LINEAGE_NOT_FOUND", NotFound;
+    /// The lineage is no candidate.
+    NotCandidate = "NOT_CANDIDATE", FailedPrecondition;
+    /// The lineage was not judged yet, or at another generation than the one that was named.
+    NotJudged = "NOT_JUDGED", FailedPrecondition;
+    /// No lineage is kept to go back to, or it cannot answer.
+    NoWayBack = "NO_WAY_BACK", FailedPrecondition;
+    /// Promotion is held.
+    PromotionHeld = "PROMOTION_HELD", FailedPrecondition;
+    /// Promotion is not held, so there is nothing to resume.
+    PromotionNotHeld = "PROMOTION_NOT_HELD", FailedPrecondition;
+    /// Another process owns the rollouts of the collection.
+    NotOwner = "NOT_OWNER", FailedPrecondition;
     /// The log does not keep every event since the release.
     NotReplayable = "NOT_REPLAYABLE", FailedPrecondition;
     /// The disk is full: nothing more is accepted or published.

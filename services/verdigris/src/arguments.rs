@@ -2,6 +2,7 @@
 
 mod erase;
 mod rebuild;
+mod rollout;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::erase::Erase;
 pub(crate) use self::rebuild::Rebuild;
+pub(crate) use self::rollout::Rollout;
 
 /// Blue/green vector search for product catalogs.
 #[derive(Debug, Parser)]
@@ -130,6 +132,9 @@ pub(crate) enum Command {
     Rebuild(Rebuild),
     /// Hide documents in every release at once and for ever, and remove their bytes; or show what is left of them
     Erase(Erase),
+    /// Which lineage answers, and how another comes to answer
+    #[command(subcommand)]
+    Rollout(Rollout),
     /// The release that breached a guard and waits for a decision
     #[command(subcommand)]
     Staged(Staged),

@@ -14,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use verdigris_proto::admin::admin_service_client::AdminServiceClient;
 use verdigris_proto::ingest::ingest_service_client::IngestServiceClient;
+use verdigris_proto::rollout::rollout_service_client::RolloutServiceClient;
 use verdigris_proto::search::query_service_client::QueryServiceClient;
 use verdigris_proto::search::search_service_client::SearchServiceClient;
 use verdigris_runtime::gather;
@@ -90,6 +91,11 @@ impl Client {
     /// Events in.
     pub(crate) fn ingest(&self) -> IngestServiceClient<Authorized> {
         IngestServiceClient::new(self.authorized.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// Rollouts.
+    pub(crate) fn rollout(&self) -> RolloutServiceClient<Authorized> {
+        RolloutServiceClient::new(self.authorized.clone())
     }
 
     /// Collections and what belongs to them.

@@ -15,6 +15,7 @@ mod output;
 #[cfg(test)]
 mod reference;
 mod relevance;
+mod searchers;
 mod server;
 mod starting;
 mod up;

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
 use verdigris_bus::{Bus, SqliteBus, SqliteOptions};
+use verdigris_controller::metrics::ControllerMetrics;
+use verdigris_controller::{Controller, ControllerDeps, RolloutRpc};
 use verdigris_core::queries::LoggedQuery;
 use verdigris_embed::{CACHE_VECTORS_MAX, Embedders, EmbeddingCache};
 use verdigris_engine::release::open::OpenRelease;
@@ -20,6 +22,7 @@ use verdigris_indexer::{AdminRpc, ForgetQueries, Indexer, IndexerDeps, IngestRpc
 use verdigris_proto::admin::admin_service_server::AdminServiceServer;
 use verdigris_proto::ingest::ingest_service_server::IngestServiceServer;
 use verdigris_proto::reason::Reason;
+use verdigris_proto::rollout::rollout_service_server::RolloutServiceServer;
 use verdigris_proto::search::measurement_service_server::MeasurementServiceServer;
 use verdigris_proto::search::query_service_server::QueryServiceServer;
 use verdigris_proto::search::search_service_server::SearchServiceServer;
@@ -38,6 +41,7 @@ use verdigris_store::directory::DirectoryStore;
 use crate::folder::Folder;
 use crate::memory::memory_limit;
 use crate::opener::Opener;
+use crate::searchers::InProcess;
 
 /// How often a reader looks at the pointer of a folder on its own machine.
 const POLL: Duration = Duration::from_millis(50);
@@ -116,13 +120,14 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         metrics: IndexerMetrics::register(&start.registry)?,
         forget_queries: forget_queries(searching.clone()),
     };
-    let indexer = Indexer::start(deps, tasks.clone(), instance).await?;
+    let indexer = Indexer::start(deps, tasks.clone(), instance.clone()).await?;
     let (garbage, token) = (indexer.clone(), tasks.token());
     tasks.spawn("garbage collection", async move {
         collect_garbage(garbage, token).await;
         Ok(())
     });
     let status_of = indexer.clone();
+    let (owned_store, owner_clock) = (store.clone(), clock.clone());
     let deps = SearchDeps {
         store,
         opener,
@@ -146,9 +151,17 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
     let search = Search::start(deps, tasks.clone()).await?;
     // It is set once, here.
     let _ = searching.set(search.clone());
+    let deps = ControllerDeps {
+        store: owned_store,
+        searchers: Arc::new(InProcess(search.clone())),
+        clock: owner_clock,
+        metrics: ControllerMetrics::register(&start.registry)?,
+        id: instance,
+    };
+    let controller = Controller::start(deps, tasks.clone()).await?;
     let guard = guard(&start.registry, start.tokens, start.concurrent_calls)?;
     let server = Server {
-        routes: routes(search, indexer),
+        routes: routes(search, indexer, controller),
         guard,
         descriptors: verdigris_proto::FILE_DESCRIPTORS,
         readiness: start.readiness,
@@ -185,7 +198,7 @@ fn forget_queries(searching: Arc<OnceLock<Arc<Search>>>) -> ForgetQueries {
 }
 
 /// The services of all roles.
-fn routes(search: Arc<Search>, indexer: Arc<Indexer>) -> Routes {
+fn routes(search: Arc<Search>, indexer: Arc<Indexer>, controller: Arc<Controller>) -> Routes {
     Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search.clone()))))
         .add_service(
             QueryServiceServer::new(QueryRpc::new(search.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
@@ -195,6 +208,7 @@ fn routes(search: Arc<Search>, indexer: Arc<Indexer>) -> Routes {
             IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )
         .add_service(AdminServiceServer::new(AdminRpc::new(indexer)).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(RolloutServiceServer::new(RolloutRpc::new(controller)))
 }
 
 async fn serve(server: Server, listener: TcpListener, token: CancellationToken) -> anyhow::Result<()> {
@@ -230,7 +244,8 @@ fn scope_of(path: &str) -> Option<Scope> {
         "verdigris.ingest.v1.IngestService" => Some(Scope::Ingest),
         "verdigris.admin.v1.AdminService"
         | "verdigris.search.v1.MeasurementService"
-        | "verdigris.search.v1.QueryService" => Some(Scope::Admin),
+        | "verdigris.search.v1.QueryService"
+        | "verdigris.rollout.v1.RolloutService" => Some(Scope::Admin),
         _ => None,
     }
 }

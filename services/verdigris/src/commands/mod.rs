@@ -20,6 +20,7 @@ mod rebuild;
 mod rejected;
 mod releases;
 mod resync;
+mod rollout;
 mod search;
 mod sending;
 mod settings;
@@ -57,6 +58,7 @@ pub(crate) fn needs_server(command: &Command) -> bool {
         )
         | Command::Rebuild(_)
         | Command::Erase(_)
+        | Command::Rollout(_)
         | Command::Staged(_)
         | Command::DeadLetters(_)
         | Command::Queries(_)
@@ -122,6 +124,7 @@ pub(crate) async fn run(
         Command::Releases(command) => releases::run(command, collection, client, output).await,
         Command::Erase(arguments) => erase::run(arguments, collection, client, output).await,
         Command::Rebuild(arguments) => rebuild::run(arguments, collection, client, output).await,
+        Command::Rollout(command) => rollout::run(command, collection, client, output).await,
         Command::Staged(command) => staged::run(command, collection, client, output).await,
         Command::DeadLetters(command) => dead_letters::run(command, collection, client, output).await,
         Command::Queries(Queries::Golden(command)) => golden::run(command, collection, client, output).await,
