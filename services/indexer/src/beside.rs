@@ -116,11 +116,16 @@ impl<'a> Beside<'a> {
         }
     }
 
-    /// Ends what is under way; nothing of it is named.
-    pub(crate) async fn stop(&mut self) {
+    /// Ends the part under way, if there is one.
+    pub(crate) async fn stop_part(&mut self) {
         if let Some((job, _)) = self.part.take() {
             job.stop().await;
         }
+    }
+
+    /// Ends what is under way; nothing of it is named.
+    pub(crate) async fn stop(&mut self) {
+        self.stop_part().await;
         if let Some(other) = &mut self.other {
             other.merges.stop().await;
         }
@@ -200,6 +205,7 @@ impl Turn<'_> {
         if self.standing().is_some() || self.awaits_promotion() {
             return Ok(());
         }
+        self.erase_on().await?;
         self.begin_due_rebuild().await?;
         self.begin_part().await;
         let wants_level = self.beside.leveling.is_some() && self.beside.leveling.as_ref() == self.other_lineage();
@@ -248,6 +254,12 @@ impl Turn<'_> {
         });
     }
 
+    /// How soon to look at the pointer again.
+    pub(crate) fn look_in(&self) -> Duration {
+        let look = self.beside.look_in();
+        self.erasing.due_in().map_or(look, |due| due.min(look))
+    }
+
     fn other_lineage(&self) -> Option<&LineageId> {
         self.beside.other.as_ref().map(Other::lineage)
     }
@@ -262,6 +274,8 @@ impl Turn<'_> {
         if pointer.deleted_at.is_some() {
             return Err(CommitError::Refused(EditRefused::Deleted(self.name.clone())).into());
         }
+        self.see_erased(&pointer).await?;
+        let store = &*self.deps.store;
         let head = &self.head.manifest().lineage;
         if let Some(active) = pointer.active.as_ref().filter(|active| active.lineage != *head) {
             return Err(CommitError::Refused(EditRefused::LineageMoved(active.lineage.clone())).into());
@@ -279,8 +293,8 @@ impl Turn<'_> {
         }
         let build = pointer.builds.first();
         let is_same = build.map(|build| &build.lineage) == self.beside.build.as_ref().map(|build| &build.lineage);
-        if !is_same && let Some((job, _)) = self.beside.part.take() {
-            job.stop().await;
+        if !is_same {
+            self.beside.stop_part().await;
         }
         self.beside.build = build.cloned();
         self.beside.leveling = pointer.leveling;
@@ -315,7 +329,7 @@ impl Turn<'_> {
     }
 
     /// A lineage that does not hold what it must can neither serve nor be mended.
-    async fn drop_broken(&mut self, lineage: &LineageId) -> Result<(), IndexerError> {
+    pub(crate) async fn drop_broken(&mut self, lineage: &LineageId) -> Result<(), IndexerError> {
         tracing::error!(
             collection = %self.name, %lineage,
             "the other lineage does not hold the documents of the active one and is given up"
@@ -386,7 +400,9 @@ impl Turn<'_> {
 
     /// Begins the next part of a build, or names the candidate when all are there.
     async fn begin_part(&mut self) {
-        let is_due = self.beside.part.is_none() && Instant::now() >= self.beside.next_part;
+        // What it would read or embed may be what is being erased.
+        let is_free = self.beside.part.is_none() && !self.erasing.is_pending();
+        let is_due = is_free && Instant::now() >= self.beside.next_part;
         let Some(build) = self.beside.build.clone().filter(|_| is_due) else {
             return;
         };

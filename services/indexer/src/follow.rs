@@ -34,6 +34,8 @@ struct OtherEdit {
     reason: PublishReason,
     /// Bytes of segments that a rebuild brings.
     rebuilt: u64,
+    /// Rows of the active lineage that die with it.
+    our_dead: BTreeMap<SegmentId, RoaringBitmap>,
 }
 
 impl Turn<'_> {
@@ -90,6 +92,28 @@ impl Turn<'_> {
             documents: taken.documents,
             reason,
             rebuilt,
+            our_dead: BTreeMap::new(),
+        })
+        .await
+    }
+
+    /// Publishes the death of the same documents in both lineages.
+    pub(crate) async fn publish_deaths(
+        &mut self,
+        our_dead: BTreeMap<SegmentId, RoaringBitmap>,
+        dead: BTreeMap<SegmentId, RoaringBitmap>,
+        content: ContentSum,
+        documents: u64,
+    ) -> Result<(), IndexerError> {
+        self.publish_both(OtherEdit {
+            add: None,
+            remove: Vec::new(),
+            dead,
+            content,
+            documents,
+            reason: PublishReason::Erase,
+            rebuilt: 0,
+            our_dead,
         })
         .await
     }
@@ -112,6 +136,7 @@ impl Turn<'_> {
             remove: job.plan.segments,
             add: Some((job.id, merged.written, job.folder)),
             rebuilt: 0,
+            our_dead: BTreeMap::new(),
         };
         self.publish_both(edit).await
     }
@@ -122,7 +147,8 @@ impl Turn<'_> {
         };
         let (theirs, reference) = (other.release.manifest().clone(), other.reference.clone());
         let ours = self.head.manifest().clone();
-        if (edit.content, edit.documents) != (ours.content, ours.documents) {
+        let is_erase = edit.reason == PublishReason::Erase;
+        if !is_erase && (edit.content, edit.documents) != (ours.content, ours.documents) {
             return Err(IndexerError::NotEqual(theirs.lineage.clone()));
         }
         let mut files = Vec::new();
@@ -142,10 +168,15 @@ impl Turn<'_> {
         let (nonce, epoch) = (commit::nonce(), self.epoch);
         let mut stats = ours.stats;
         stats.bytes_rebuilt += edit.rebuilt;
-        let common = PublishEdit {
+        let mut common = PublishEdit {
             stats,
+            content: edit.content,
+            documents: edit.documents,
             ..self.same_again(&nonce)
         };
+        if is_erase {
+            common.reason = PublishReason::Erase;
+        }
         let of_other = PublishEdit {
             add,
             remove: edit.remove,
@@ -155,6 +186,7 @@ impl Turn<'_> {
             ..common.clone()
         };
         let now = common.created_at;
+        common.dead = edit.our_dead;
         let (active, other) = (ours.apply(common)?, theirs.apply(of_other)?);
         let paths = [&active, &other].into_iter().flat_map(|edited| {
             let dead = edited.dead.as_ref().map(|(path, _)| path.clone());

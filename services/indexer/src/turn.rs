@@ -28,6 +28,7 @@ use verdigris_store::{CommitError, collection as objects, commit};
 
 use crate::beside::Beside;
 use crate::collection::Panics;
+use crate::erasing::Erasing;
 use crate::error::IndexerError;
 use crate::guard::{self, Look, Rejected};
 use crate::merge::Merges;
@@ -59,6 +60,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) generation: u64,
     /// The lineage beside the active one.
     pub(crate) beside: Beside<'a>,
+    /// Documents that were erased.
+    pub(crate) erasing: Erasing,
     /// Set while a person holds publishing.
     pub(crate) held: Option<Hold>,
     /// A release that breached a guard, while it waits for a person.
@@ -132,6 +135,8 @@ impl<'a> Turn<'a> {
         };
         let trying = writer.trying.map(|position| position.sequence);
         let crashed = writer.tries >= TRIES_MAX;
+        let erasing = Erasing::begin(store, name, &pointer).await?;
+        handle.note_erased(erasing.ids.clone());
         Ok(Self {
             deps,
             name,
@@ -152,6 +157,7 @@ impl<'a> Turn<'a> {
             merges: Merges::default(),
             generation: pointer.generation,
             beside: Beside::begin(deps, name, &pointer).await?,
+            erasing,
             held: pointer.publish_hold().cloned(),
             guards_passed_to: pointer.guards_passed_to,
             rejected: guard::rejected(store, name, &pointer).await?.map(Arc::new),
@@ -198,7 +204,7 @@ impl<'a> Turn<'a> {
                     biased;
                     () = token.cancelled() => return Ok(()),
                     command = commands.recv() => command,
-                    () = tokio::time::sleep(self.beside.look_in()) => {
+                    () = tokio::time::sleep(self.look_in()) => {
                         self.look_beside().await?;
                         continue;
                     }
@@ -217,7 +223,7 @@ impl<'a> Turn<'a> {
                         None => return Ok(()),
                         Some(command) => self.obey(command).await?,
                     },
-                    () = tokio::time::sleep(self.beside.look_in()) => self.look_beside().await?,
+                    () = tokio::time::sleep(self.look_in()) => self.look_beside().await?,
                 }
                 continue;
             }
@@ -245,7 +251,7 @@ impl<'a> Turn<'a> {
         let mut window = pin!(next_window(&*self.deps.bus, &self.deps.clock, &context));
         loop {
             self.begin_merges()?;
-            let look = tokio::time::sleep(self.beside.look_in());
+            let look = tokio::time::sleep(self.look_in());
             tokio::select! {
                 biased;
                 () = token.cancelled() => return Ok(false),
@@ -318,6 +324,16 @@ impl<'a> Turn<'a> {
             Command::Rebuild(wish) => {
                 let result = self.begin_rebuild(&wish).await;
                 let _ = wish.done.send(result);
+            }
+            Command::Erase(wish) => {
+                let result = self.erase(&wish).await;
+                let failed = result.is_err();
+                let _ = wish.done.send(result);
+                if failed {
+                    // Whether it was done after all must be known before the next event is read.
+                    let pointer = objects::pointer(&*self.deps.store, self.name).await?.pointer;
+                    self.see_erased(&pointer).await?;
+                }
             }
             Command::AdoptStream { done } => {
                 let stream = self.deps.bus.open(self.name).await?;
@@ -431,7 +447,7 @@ impl<'a> Turn<'a> {
 
     pub(crate) async fn order(&self, window: Vec<BusEvent>) -> Result<Ordered, IndexerError> {
         let (head, name, settings) = (self.head.clone(), self.name.clone(), self.settings.clone());
-        let (crashed_at, rejected) = (self.crashed_at, self.rejected.clone());
+        let (crashed_at, rejected, erased) = (self.crashed_at, self.rejected.clone(), self.erasing.ids.clone());
         let now = Timestamp(self.deps.clock.now_ns());
         blocking(move || {
             let stream = head.manifest().checkpoint.stream;
@@ -442,6 +458,7 @@ impl<'a> Turn<'a> {
                 now,
                 crashed_at,
                 rejected: rejected.as_deref(),
+                erased: &erased,
             };
             order::order(&head, &window, &context)
         })

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,10 +14,11 @@ use tonic::service::Routes;
 use verdigris_bus::{Bus, SqliteBus, SqliteOptions};
 use verdigris_controller::metrics::ControllerMetrics;
 use verdigris_controller::{Controller, ControllerDeps, RolloutRpc};
+use verdigris_core::queries::LoggedQuery;
 use verdigris_embed::{CACHE_VECTORS_MAX, Embedders, EmbeddingCache};
 use verdigris_engine::release::open::OpenRelease;
 use verdigris_indexer::metrics::IndexerMetrics;
-use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, IngestRpc, collect_garbage};
+use verdigris_indexer::{AdminRpc, ForgetQueries, Indexer, IndexerDeps, IngestRpc, collect_garbage};
 use verdigris_proto::admin::admin_service_server::AdminServiceServer;
 use verdigris_proto::ingest::ingest_service_server::IngestServiceServer;
 use verdigris_proto::reason::Reason;
@@ -107,6 +108,7 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         threads,
     } = parts(&start.folder, start.models)?;
     let instance = format!("up/{}-{:x}", std::process::id(), clock.now_ns());
+    let searching: Arc<OnceLock<Arc<Search>>> = Arc::default();
     let deps = IndexerDeps {
         store: store.clone(),
         bus,
@@ -116,6 +118,7 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         scratch: start.folder.scratch(),
         threads,
         metrics: IndexerMetrics::register(&start.registry)?,
+        forget_queries: forget_queries(searching.clone()),
     };
     let indexer = Indexer::start(deps, tasks.clone(), instance.clone()).await?;
     let (garbage, token) = (indexer.clone(), tasks.token());
@@ -146,6 +149,8 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         drag: None,
     };
     let search = Search::start(deps, tasks.clone()).await?;
+    // It is set once, here.
+    let _ = searching.set(search.clone());
     let deps = ControllerDeps {
         store: owned_store,
         searchers: Arc::new(InProcess(search.clone())),
@@ -172,6 +177,23 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
     Ok(Running {
         grpc,
         _folder: start.folder,
+    })
+}
+
+/// Takes logged queries away that name an erased document by its id.
+fn forget_queries(searching: Arc<OnceLock<Arc<Search>>>) -> ForgetQueries {
+    Arc::new(move |name, ids| {
+        let (searching, name) = (searching.clone(), name.clone());
+        let ids: Vec<String> = ids.iter().map(|id| id.to_lowercase()).collect();
+        Box::pin(async move {
+            // The indexer begins first, and asks again.
+            let search = searching.get().ok_or(std::io::ErrorKind::NotConnected)?;
+            let says = move |query: &LoggedQuery| {
+                let (text, filter) = (query.text.to_lowercase(), query.filter.to_lowercase());
+                ids.iter().any(|id| text.contains(id) || filter.contains(id))
+            };
+            search.delete_logged_queries(&name, says).await.map(|_| ())
+        })
     })
 }
 
