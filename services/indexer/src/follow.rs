@@ -151,19 +151,13 @@ impl Turn<'_> {
         if !is_erase && (edit.content, edit.documents) != (ours.content, ours.documents) {
             return Err(IndexerError::NotEqual(theirs.lineage.clone()));
         }
-        let mut files = Vec::new();
-        let mut add: Vec<SegmentEntry> = Vec::new();
-        let mut _written_segment = None;
-        let mut _folder = None;
+        let (mut files, mut add, mut _kept) = (Vec::new(), Vec::new(), None);
         if let Some((id, written, folder)) = edit.add {
-            _written_segment = Some(self.handle.begin_writing(format!("segments/{id}/")));
-            let paths = written.paths.clone();
-            let entry = blocking(move || write_segment::entry(id, &written)).await?;
-            let entry = entry.map_err(IndexerError::Scratch)?;
-            files.push((entry.files.vectors.path.clone(), paths.vectors));
-            files.push((entry.files.rows.path.clone(), paths.rows));
+            // As long as the publish takes.
+            _kept = Some((self.handle.begin_writing(format!("segments/{id}/")), folder));
+            let (entry, sent) = named(id, written).await?;
             add.push(entry);
-            _folder = Some(folder);
+            files.extend(sent);
         }
         let (nonce, epoch) = (commit::nonce(), self.epoch);
         let mut stats = ours.stats;
@@ -272,6 +266,21 @@ impl Turn<'_> {
 fn theirs_dimension(turn: &Turn<'_>) -> u32 {
     let other = turn.beside.other.as_ref();
     other.map_or(0, |other| other.release.manifest().dimension)
+}
+
+/// The entry of a written segment, and its files by their paths.
+async fn named(
+    id: SegmentId,
+    written: WrittenSegment,
+) -> Result<(SegmentEntry, [(String, std::path::PathBuf); 2]), IndexerError> {
+    let paths = written.paths.clone();
+    let entry = blocking(move || write_segment::entry(id, &written)).await?;
+    let entry = entry.map_err(IndexerError::Scratch)?;
+    let files = [
+        (entry.files.vectors.path.clone(), paths.vectors),
+        (entry.files.rows.path.clone(), paths.rows),
+    ];
+    Ok((entry, files))
 }
 
 /// Rows with vectors first, ghost rows after them.

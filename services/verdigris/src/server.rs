@@ -34,7 +34,7 @@ use verdigris_runtime::metrics::RpcMetrics;
 use verdigris_runtime::serving::{GuardConfig, GuardLayer, MESSAGE_BYTES_MAX, RETRY_AFTER, Refused};
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_search::metrics::SearchMetrics;
-use verdigris_search::{MeasurementRpc, QueryRpc, Search, SearchDeps, SearchRpc, Standstill};
+use verdigris_search::{MeasurementRpc, QueryRpc, Search, SearchDeps, SearchRpc, Standstill, StandstillOf};
 use verdigris_store::Store;
 use verdigris_store::directory::DirectoryStore;
 
@@ -126,7 +126,6 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         collect_garbage(garbage, token).await;
         Ok(())
     });
-    let status_of = indexer.clone();
     let (owned_store, owner_clock) = (store.clone(), clock.clone());
     let deps = SearchDeps {
         store,
@@ -135,13 +134,7 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         clock,
         poll: POLL,
         parallel_searches: threads,
-        standstill: Arc::new(move |name| {
-            let standstill = status_of.handle(name)?.status.standstill()?;
-            Some(Standstill {
-                reason: standstill.reason,
-                message: standstill.message,
-            })
-        }),
+        standstill: standstill_of(indexer.clone()),
         readiness: start.readiness.clone(),
         metrics: SearchMetrics::register(&start.registry)?,
         query_log: Some(start.folder.cache().join("queries")),
@@ -151,14 +144,9 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
     let search = Search::start(deps, tasks.clone()).await?;
     // It is set once, here.
     let _ = searching.set(search.clone());
-    let deps = ControllerDeps {
-        store: owned_store,
-        searchers: Arc::new(InProcess(search.clone())),
-        clock: owner_clock,
-        metrics: ControllerMetrics::register(&start.registry)?,
-        id: instance,
-    };
-    let controller = Controller::start(deps, tasks.clone()).await?;
+    let metrics = ControllerMetrics::register(&start.registry)?;
+    let owner = owner(owned_store, search.clone(), owner_clock, metrics, instance);
+    let controller = Controller::start(owner, tasks.clone()).await?;
     let guard = guard(&start.registry, start.tokens, start.concurrent_calls)?;
     let server = Server {
         routes: routes(search, indexer, controller),
@@ -177,6 +165,34 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
     Ok(Running {
         grpc,
         _folder: start.folder,
+    })
+}
+
+/// What the owner of rollouts works with.
+fn owner(
+    store: Arc<dyn Store>,
+    search: Arc<Search>,
+    clock: Clock,
+    metrics: ControllerMetrics,
+    id: String,
+) -> ControllerDeps {
+    ControllerDeps {
+        store,
+        searchers: Arc::new(InProcess(search)),
+        clock,
+        metrics,
+        id,
+    }
+}
+
+/// Why publishing stands still, as the indexer knows.
+fn standstill_of(indexer: Arc<Indexer>) -> StandstillOf {
+    Arc::new(move |name| {
+        let standstill = indexer.handle(name)?.status.standstill()?;
+        Some(Standstill {
+            reason: standstill.reason,
+            message: standstill.message,
+        })
     })
 }
 
