@@ -48,6 +48,12 @@ pub fn needed_manifests(pointer: &Pointer, now: Timestamp, grace_ns: i64) -> Vec
         .collect()
 }
 
+/// Whether the indexer of this name may collect: it has the turn, so that nothing is written that it does not know of.
+/// One that lost its turn does not see what the other is writing. What was deleted has no turn any more.
+pub fn may_collect(pointer: &Pointer, id: &str) -> bool {
+    pointer.deleted_at.is_some() || pointer.writer.as_ref().is_some_and(|writer| writer.id == id)
+}
+
 /// The keys that a manifest needs beside itself.
 pub fn keys_of(manifest: &Manifest) -> impl Iterator<Item = &str> {
     keys_of_segments(&manifest.segments)
@@ -143,6 +149,24 @@ mod tests {
             garbage(candidates, &needed),
             ["releases/old.json", "dead/old.roaring", "segments/b/rows.tar"]
         );
+    }
+
+    #[test]
+    fn only_who_has_the_turn_collects() {
+        let settings = SettingsReference {
+            version: 1,
+            digest: Digest::of(b"s"),
+        };
+        let name = "products".parse().expect("valid");
+        let first = Pointer::first(name, settings, "n".to_owned(), Timestamp(0));
+        assert!(!may_collect(&first, "a"));
+        let taken = first
+            .claim("a", "c".to_owned(), Timestamp(0))
+            .and_then(|pointer| pointer.claim("b", "d".to_owned(), Timestamp(0)));
+        let taken = taken.expect("free");
+        assert!(may_collect(&taken, "b") && !may_collect(&taken, "a"));
+        let deleted = taken.delete("e".to_owned(), Timestamp(0)).expect("there");
+        assert!(may_collect(&deleted, "a"));
     }
 
     fn manifest(name: &str) -> ManifestReference {

@@ -28,6 +28,8 @@ const WISHES_MAX: usize = 16;
 /// How a rollout stands, for whoever asks.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Standing {
+    /// Sequence of the pointer that was looked at.
+    pub(crate) sequence: u64,
     /// The newest plan; none before the first.
     pub(crate) plan: Option<Plan>,
     /// What the search role said.
@@ -153,6 +155,7 @@ impl Owner {
         let actions = planned.actions.clone();
         let wake_at = planned.wake_at;
         self.standing.send_replace(Standing {
+            sequence: pointer.sequence,
             plan: Some(planned),
             seen,
             spec,

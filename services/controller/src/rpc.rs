@@ -123,7 +123,8 @@ impl RolloutService for RolloutRpc {
         let (name, owned) = self.owned(&request.into_inner().collection).await?;
         let pointer = self.pointer(&name).await?;
         let standing = owned.standing.borrow().clone();
-        if standing.plan.is_none() && standing.problem.is_none() {
+        // Nobody is told of a phase that the pointer has left.
+        if standing.sequence != pointer.sequence && standing.problem.is_none() {
             return self.told(&name, &owned).await;
         }
         Ok(Response::new(shown::rollout(&pointer, &standing)))
@@ -147,6 +148,10 @@ impl RolloutService for RolloutRpc {
         if pointer.other.as_ref().is_none_or(|other| other.lineage != lineage) {
             return Err(Reason::LineageNotFound.status(format!("lineage {lineage} is not the candidate")));
         }
+        if let Some(hold) = pointer.publish_hold().or(pointer.promotion_hold.as_ref()) {
+            let message = format!("promotion is held by {}: {}", hold.actor, hold.reason);
+            return Err(Reason::PromotionHeld.status(message));
+        }
         if judged != Some(request.generation) {
             let message = match judged {
                 Some(judged) => format!(
@@ -156,10 +161,6 @@ impl RolloutService for RolloutRpc {
                 None => format!("lineage {lineage} has not been judged yet"),
             };
             return Err(Reason::NotJudged.status(message));
-        }
-        if let Some(hold) = pointer.publish_hold().or(pointer.promotion_hold.as_ref()) {
-            let message = format!("promotion is held by {}: {}", hold.actor, hold.reason);
-            return Err(Reason::PromotionHeld.status(message));
         }
         self.swing(&name, |pointer, epoch, nonce, now| {
             pointer.approve(epoch, &lineage, request.generation, &actor, nonce, now)

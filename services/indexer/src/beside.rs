@@ -24,7 +24,7 @@ use crate::order::VectorSource;
 use crate::rebuild::{PartContext, PartJob};
 use crate::take_over::Between;
 use crate::turn::{Turn, blocking};
-use crate::{BeingWritten, IndexerDeps};
+use crate::{BeingWritten, IndexerDeps, fresh_name};
 
 /// Between two follows, unless the owner wants the lineage level.
 const FOLLOW_EVERY: Duration = Duration::from_secs(10);
@@ -110,6 +110,7 @@ impl<'a> Beside<'a> {
     pub(crate) async fn finished(&mut self) -> Done {
         let (part, other) = (&mut self.part, &mut self.other);
         tokio::select! {
+            biased;
             part = part_finished(part) => Done::Part(Box::new(part)),
             merged = merge_finished(other) => Done::Merge(Box::new(merged)),
         }
@@ -358,7 +359,7 @@ impl Turn<'_> {
         };
         let context = MergeContext {
             scratch: self.deps.scratch.clone(),
-            id: ulid::Ulid::generate().into(),
+            id: fresh_name(&self.deps.clock).into(),
             index_type: other.settings.ann.index_type,
             text: other.settings.text.clone(),
             threads: 1,
@@ -430,7 +431,7 @@ impl Turn<'_> {
         } else {
             embedder_of(deps, &between.to).await?
         };
-        let id: verdigris_core::manifest::SegmentId = ulid::Ulid::generate().into();
+        let id: verdigris_core::manifest::SegmentId = fresh_name(&self.deps.clock).into();
         let being_written = handle.begin_writing(format!("segments/{id}/"));
         handle.building.begin(build.rows_done, build.rows);
         let context = PartContext {

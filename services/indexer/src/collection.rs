@@ -100,6 +100,7 @@ impl CollectionIndexer {
                 }
                 _ => {
                     tokio::select! {
+                        biased;
                         () = token.cancelled() => return,
                         () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY.1),
                     }
@@ -115,6 +116,7 @@ impl CollectionIndexer {
     async fn wait_for_repair(&mut self, token: &CancellationToken) -> bool {
         loop {
             let command = tokio::select! {
+                biased;
                 () = token.cancelled() => return false,
                 command = self.commands.recv() => command,
             };

@@ -22,7 +22,7 @@ use crate::order::VectorSource;
 use crate::progress::Published;
 use crate::take_over::{Between, TakenRow, take_over};
 use crate::turn::{Turn, blocking};
-use crate::{embed, write_segment};
+use crate::{embed, fresh_name, write_segment};
 
 /// What a publish changes of the other lineage.
 struct OtherEdit {
@@ -82,7 +82,7 @@ impl Turn<'_> {
                 };
                 write_rows(&rows, &vectors, SegmentWriter::new(&path, shape)?)
             });
-            Some((ulid::Ulid::generate().into(), written.await??, folder))
+            Some((fresh_name(&self.deps.clock).into(), written.await??, folder))
         };
         self.publish_both(OtherEdit {
             add,

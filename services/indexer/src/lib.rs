@@ -50,7 +50,7 @@ use verdigris_embed::Embedders;
 use verdigris_engine::release::open::OpenRelease;
 use verdigris_runtime::clock::Clock;
 use verdigris_runtime::shutdown::Tasks;
-use verdigris_store::{ReadError, Store, StoreError, collection as objects, commit};
+use verdigris_store::{ReadError, Store, StoreError, chance, collection as objects, commit};
 
 pub use admin::AdminRpc;
 pub use ingest::IngestRpc;
@@ -264,6 +264,12 @@ impl Indexer {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<CollectionName, Arc<Handle>>> {
         self.handles.lock().expect("no code panics while it holds this lock")
     }
+}
+
+/// A name for a segment or a lineage: later ones sort behind, and no two are alike.
+pub(crate) fn fresh_name(clock: &Clock) -> ulid::Ulid {
+    let milliseconds = u64::try_from(clock.now_ns() / 1_000_000).unwrap_or_default();
+    ulid::Ulid::from_parts(milliseconds, chance::draw())
 }
 
 pub use garbage::run as collect_garbage;

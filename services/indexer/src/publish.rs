@@ -17,7 +17,7 @@ use crate::error::IndexerError;
 use crate::merge::{MergeContext, MergeJob};
 use crate::progress::Published;
 use crate::turn::{Change, Turn, blocking};
-use crate::write_segment;
+use crate::{fresh_name, write_segment};
 
 /// From so many rows on, what a segment took in memory is worth giving back at once.
 const LARGE_ROWS: u32 = 10_000;
@@ -31,7 +31,7 @@ impl Turn<'_> {
             }
             let context = MergeContext {
                 scratch: self.deps.scratch.clone(),
-                id: ulid::Ulid::generate().into(),
+                id: fresh_name(&self.deps.clock).into(),
                 index_type: self.settings.ann.index_type,
                 text: self.settings.text.clone(),
                 // A merge leaves a processor to the answers.

@@ -35,7 +35,7 @@ use crate::merge::Merges;
 use crate::order::{OrderContext, Ordered};
 use crate::progress::{OutcomeCounts, Published};
 use crate::window::{Caution, TRIAL_EVENTS, WindowContext, next_window};
-use crate::{Command, Handle, IndexerDeps, dead_letters, embed, order, write_segment};
+use crate::{Command, Handle, IndexerDeps, dead_letters, embed, fresh_name, order, write_segment};
 
 /// Lives of the process that ended with one event named, after which it is set aside.
 pub(crate) const TRIES_MAX: u32 = 2;
@@ -112,7 +112,7 @@ impl<'a> Turn<'a> {
             Some(active) => objects::manifest(store, name, &active.manifest).await?,
             None => Manifest::genesis(Genesis {
                 collection: name.clone(),
-                lineage: LineageId::from(ulid::Ulid::generate()),
+                lineage: LineageId::from(fresh_name(&deps.clock)),
                 metric: settings.metric,
                 embedder: identity.clone(),
                 settings: pointer.settings.clone(),
@@ -201,6 +201,7 @@ impl<'a> Turn<'a> {
                 self.deps.metrics.standstill(self.name, true);
                 self.deps.metrics.staged(self.name, self.staged.is_some());
                 let command = tokio::select! {
+                    biased;
                     () = token.cancelled() => return Ok(()),
                     command = commands.recv() => command,
                     () = tokio::time::sleep(self.look_in()) => {
@@ -267,6 +268,7 @@ impl<'a> Turn<'a> {
                 window = &mut window => {
                     let window = window?;
                     return tokio::select! {
+                        biased;
                         () = token.cancelled() => Ok(false),
                         published = self.publish_window(window) => published.map(|()| true),
                     };
@@ -294,8 +296,14 @@ impl<'a> Turn<'a> {
         match command {
             Command::Refresh => self.refresh().await?,
             Command::RollBack(wish) => {
+                let before = self.head.manifest().lineage.clone();
                 let result = self.roll_back(&wish).await;
                 let _ = wish.done.send(result);
+                // Another lineage is written by its own settings and embedder: the next turn reads them.
+                let now = &self.head.manifest().lineage;
+                if *now != before {
+                    return Err(CommitError::Refused(EditRefused::LineageMoved(now.clone())).into());
+                }
             }
             Command::Resume(wish) => {
                 let result = self.resume(&wish).await;
@@ -506,7 +514,7 @@ impl<'a> Turn<'a> {
         .await??;
         Ok(Change {
             add: written.segment.map(|segment| (segment, folder)),
-            add_id: ulid::Ulid::generate().into(),
+            add_id: fresh_name(&self.deps.clock).into(),
             remove: Vec::new(),
             dead: written.dead,
             content: written.content,
@@ -576,7 +584,7 @@ impl<'a> Turn<'a> {
         let manifest = self.head.manifest();
         Change {
             add: None,
-            add_id: ulid::Ulid::generate().into(),
+            add_id: fresh_name(&self.deps.clock).into(),
             remove: Vec::new(),
             dead: BTreeMap::new(),
             content: manifest.content,

@@ -214,8 +214,17 @@ impl Measuring {
                 checkpoint: manifest.checkpoint.clone(),
             }))
         };
-        if active.release.manifest().generation == generation {
-            return same(active.release.manifest());
+        let theirs = active.release.manifest();
+        if theirs.generation == generation {
+            return same(theirs);
+        }
+        if self.is_ahead() {
+            let ours = self.candidate.release.manifest();
+            if ours.checkpoint.sequence < theirs.checkpoint.sequence {
+                return Err("it was published later than the active, and has read less of the log".to_owned());
+            }
+            let why = "it holds events that the active does not have yet: there is nothing equal to compare with";
+            return Ok(Measured::NotApplicable(why.to_owned()));
         }
         let (store, name) = (&*self.search.deps.store, &self.followed.name);
         let seen = objects::pointer(store, name).await.map_err(|error| chain(&error))?;
@@ -234,6 +243,13 @@ impl Measuring {
         };
         let manifest = objects::manifest(store, name, &kept.manifest).await;
         same(&manifest.map_err(|error| chain(&error))?)
+    }
+
+    /// Whether the candidate was published alone, with events that the active does not have.
+    fn is_ahead(&self) -> bool {
+        let generation = |served: &Served| served.release.manifest().generation;
+        let active = self.active.as_ref().map(|active| generation(active));
+        active.is_some_and(|active| generation(&self.candidate) > active)
     }
 
     /// Does a piece of blocking work in a search's place. People go first: it waits a little while they take all.
@@ -259,6 +275,19 @@ impl Measuring {
     fn sides(&self) -> Vec<Arc<Served>> {
         std::iter::once(&self.candidate).chain(&self.active).cloned().collect()
     }
+}
+
+/// Whether all should agree about a document: none has it from a publish that another has not had yet.
+fn is_common(sides: &[Arc<Served>], id: &str) -> bool {
+    let generations = sides.iter().map(|side| side.release.manifest().generation);
+    let had_by_all = generations.min().unwrap_or(0);
+    let mut rows = sides.iter().flat_map(|side| {
+        side.release
+            .live_rows_of(id)
+            .into_iter()
+            .map(|place| side.release.generation(place))
+    });
+    rows.all(|generation| generation <= had_by_all)
 }
 
 fn part<T>(measured: Result<Measured<T>, Unmeasured>) -> Measured<T> {

@@ -233,9 +233,17 @@ impl SearchService for SearchRpc {
             let responses = requests.iter().map(|_| SearchResponse::default()).collect();
             return Ok(Response::new(BatchSearchResponse { responses }));
         };
+        let lineages = followed.lineages();
         let mut responses = Vec::with_capacity(requests.len());
         for request in requests {
-            responses.push(query::search(&self.search, served.clone(), check(request)?).await?);
+            let (text, filter) = (request.text.clone(), request.filter.clone());
+            let (checked, began) = (check(request)?, Instant::now());
+            let answer = query::search(&self.search, served.clone(), checked).await;
+            if asked != Lineage::Other {
+                let error = answer.as_ref().err();
+                self.remember(&followed, &lineages, (&text, &filter), error, began.elapsed());
+            }
+            responses.push(answer?);
         }
         Ok(Response::new(BatchSearchResponse { responses }))
     }

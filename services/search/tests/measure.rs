@@ -290,19 +290,26 @@ async fn another_model_of_the_same_dimension_is_seen() {
     .await;
 }
 
-/// Where the links of a graph are in its file: a count, and then that many row numbers.
-fn links(bytes: &[u8], rows: usize) -> std::ops::Range<usize> {
-    let number = |at: usize| i32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-    let is_row = |at: usize| (-1..rows as i32).contains(&number(at));
-    for at in 0..bytes.len() - 8 {
-        let count = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
-        let (from, to) = (at + 8, (at + 8).saturating_add(count.saturating_mul(4)));
-        let is_count = (rows * 64..rows * 72).contains(&count) && to <= bytes.len();
-        if is_count && (from..to).step_by(4).all(is_row) {
-            return from..to;
-        }
-    }
-    panic!("no links in the file");
+fn number(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+/// Where the links of a graph's rows on the lowest level are in its file. Before all links stands where those of each
+/// row begin: a count, and then that many rising numbers; the last one is the count of links.
+fn links(bytes: &[u8], rows: usize) -> Vec<std::ops::Range<usize>> {
+    const LOWEST: usize = 64;
+    let begins = (0..bytes.len() - 8 * (rows + 3)).find(|at| {
+        let value = |n: usize| number(bytes, at + 8 + 8 * n) as usize;
+        number(bytes, *at) as usize == rows + 1
+            && value(0) == 0
+            && (1..=rows).all(|n| value(n) >= value(n - 1) + LOWEST)
+    });
+    let begins = begins.expect("where the links of each row begin");
+    let begin = |row: usize| number(bytes, begins + 8 + 8 * row) as usize;
+    let links = (begins + 8 * (rows + 2)..bytes.len() - 8).find(|at| number(bytes, *at) as usize == begin(rows));
+    let links = links.expect("the links") + 8;
+    let of_row = |row: usize| links + 4 * begin(row)..links + 4 * (begin(row) + LOWEST);
+    (0..rows).map(of_row).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,8 +317,10 @@ async fn a_graph_that_leads_nowhere_is_seen() {
     // Every link leads into the first two hundred rows: a walk finds as many as it wants there, and none beyond.
     #[allow(clippy::ptr_arg, reason = "the type of a function that may also cut")]
     fn bend(bytes: &mut Vec<u8>) {
-        let links = links(bytes, living().len());
-        for at in links.step_by(4) {
+        for at in links(bytes, living().len())
+            .into_iter()
+            .flat_map(|links| links.step_by(4))
+        {
             let link = i32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
             if link >= 0 {
                 bytes[at..at + 4].copy_from_slice(&(link % 200).to_le_bytes());
@@ -502,6 +511,34 @@ async fn the_active_lineage_may_be_ahead_of_the_one_that_is_measured() {
     let same_generation = measurements.same_generation.value().unwrap();
     assert_eq!(same_generation.content, same.manifest.content);
     assert_eq!(measurements.active.value().unwrap().generation, GENERATION + 1);
+    server.stop().await;
+}
+
+/// Goal: a candidate that was published alone, with events that the active has not had, is no bad one for them: a
+/// document that came back, one that went, one that is new.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_may_be_ahead_of_the_active_lineage() {
+    let world = World::new().await;
+    let active = Draft {
+        ghosts: vec!["p-100".to_owned(), "p-101".to_owned()],
+        ..Draft::new("one", GENERATION, catalog(100))
+    };
+    let mut ahead = Draft {
+        ghosts: vec!["p-7".to_owned(), "p-101".to_owned()],
+        rows_of: GENERATION + 1,
+        ..Draft::new("two", GENERATION + 1, catalog(105))
+    };
+    ahead
+        .documents
+        .retain(|document| document["id"] != "p-7" && document["id"] != "p-101");
+    let (active, ahead) = (world.write(&active).await, world.write(&ahead).await);
+    world.name(&active, Some((&ahead, Candidate))).await;
+    let server = Server::start(&world).await;
+    server.other_is(LineageState::Warm, GENERATION + 1).await;
+    let measurements = measured(&server, "two", GENERATION + 1).await.unwrap();
+    assert!(matches!(measurements.same_generation, Measured::NotApplicable(_)));
+    let verdict = judge(&GateSettings::default(), &measurements);
+    assert!(verdict.is_promotable(), "{:?}", against(&verdict));
     server.stop().await;
 }
 

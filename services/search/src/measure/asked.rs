@@ -11,7 +11,7 @@ use verdigris_engine::error::EngineError;
 
 use super::ask::{Ask, Question, shares_space};
 use super::rows::{text_of, words};
-use super::{Measuring, Unmeasured, part};
+use super::{Measuring, Unmeasured, is_common, part};
 use crate::answer::chain;
 use crate::lineages::Served;
 
@@ -66,11 +66,11 @@ impl Measuring {
 
     /// Whether the candidate should have a document: a feed may have deleted it, and then it is not missed.
     fn should_exist(&self, id: &str) -> bool {
-        let until = self.candidate.release.manifest().generation;
-        self.sides().iter().any(|served| {
+        let exists = |served: &Arc<Served>| {
             let place = served.release.find(id);
-            place.is_some_and(|place| served.release.has_vector(place) && served.release.generation(place) <= until)
-        })
+            place.is_some_and(|place| served.release.has_vector(place))
+        };
+        is_common(&self.sides(), id) && self.sides().iter().any(exists)
     }
 
     /// Looks for documents of the active by the beginning of their own texts.

@@ -12,7 +12,7 @@ use verdigris_engine::error::EngineError;
 use verdigris_engine::release::{Release, RowPlace};
 
 use super::ask::{Ask, Question};
-use super::{Measuring, Unmeasured};
+use super::{Measuring, Unmeasured, is_common};
 use crate::answer::chain;
 
 /// Rows that are read in one piece of work: some milliseconds.
@@ -72,19 +72,20 @@ impl Measuring {
 
     /// Looks for deleted documents in the candidate: by id, and by the text that they had.
     pub(super) async fn deletes(&self) -> Result<Measured<DeletesChecked>, Unmeasured> {
-        let (sides, until) = (self.sides(), self.candidate.release.manifest().generation);
+        let sides = self.sides();
         let gone = self.work(move || {
             let mut gone = BTreeSet::new();
             for served in &sides {
-                let release = &served.release;
-                for place in release.ghosts() {
-                    // What was deleted after the candidate's generation is still in it, rightly.
-                    if release.generation(place) <= until {
-                        gone.insert(release.id(place)?);
-                    }
+                for place in served.release.ghosts() {
+                    gone.insert(served.release.id(place)?);
                 }
             }
-            Ok::<_, EngineError>(gone.into_iter().collect::<Vec<String>>())
+            // What one was told of before the other may rightly be there in the one and not in the other.
+            Ok::<_, EngineError>(
+                gone.into_iter()
+                    .filter(|id| is_common(&sides, id))
+                    .collect::<Vec<String>>(),
+            )
         });
         let gone = gone.await?.map_err(words)?;
         if gone.is_empty() {
@@ -170,21 +171,26 @@ impl Measuring {
         Ok(Measured::Value(checked.await?.map_err(words)?))
     }
 
-    /// Some documents of the active that the candidate should have: what came after its generation is left out.
+    /// Some documents of the active that the candidate should have: what one was told of before the other is left out.
     pub(super) async fn sampled_of_active(&self, purpose: &'static str) -> Result<Vec<RowPlace>, Unmeasured> {
         let Some(active) = self.active.clone() else {
             return Ok(Vec::new());
         };
         let until = self.candidate.release.manifest().generation;
-        let (draws, wanted) = (self.draws.clone(), self.samples);
-        self.work(move || {
+        let (draws, wanted, sides) = (self.draws.clone(), self.samples, self.sides());
+        let sampled = self.work(move || {
             let release = &active.release;
             let is_old = |place: &RowPlace| release.has_vector(*place) && release.generation(*place) <= until;
             let places: Vec<RowPlace> = release.live_rows().filter(is_old).collect();
-            let chosen = draws.some(purpose, places.len(), wanted);
-            chosen.into_iter().map(|n| places[n]).collect()
-        })
-        .await
+            let mut sampled = Vec::with_capacity(wanted);
+            for n in draws.some(purpose, places.len(), wanted) {
+                if is_common(&sides, &release.id(places[n])?) {
+                    sampled.push(places[n]);
+                }
+            }
+            Ok::<_, EngineError>(sampled)
+        });
+        sampled.await?.map_err(words)
     }
 
     /// The ids that the candidate's best hits for a question have.

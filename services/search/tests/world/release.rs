@@ -71,6 +71,8 @@ pub(crate) struct Draft {
     pub(crate) bend: Option<fn(&mut Vec<u8>)>,
     /// What the manifest says of content and documents, in the place of what is right.
     pub(crate) claims: Option<(ContentSum, u64)>,
+    /// The generation that wrote its rows.
+    pub(crate) rows_of: u64,
     /// Rows of a segment; all in one by default.
     pub(crate) segment_rows: usize,
 }
@@ -90,6 +92,7 @@ impl Draft {
             checkpoint: 100 + generation,
             bend: None,
             claims: None,
+            rows_of: 1,
             segment_rows: usize::MAX,
         }
     }
@@ -251,7 +254,7 @@ impl World {
             let state = draft.upserted(document);
             let row = NewRow {
                 id: state.id().as_str().to_owned(),
-                generation: 1,
+                generation: draft.rows_of,
                 state: state.encode().expect("encodes"),
                 document: state.document(),
             };
@@ -261,7 +264,7 @@ impl World {
             let state = draft.deleted(id);
             let row = NewRow {
                 id: id.clone(),
-                generation: 1,
+                generation: draft.rows_of,
                 state: state.encode().expect("encodes"),
                 document: None,
             };
@@ -296,7 +299,7 @@ impl World {
             ghosts: written.ghosts,
             live: written.rows,
             live_ghosts: written.ghosts,
-            newest_generation: 1,
+            newest_generation: draft.rows_of,
             state_bytes: written.state_bytes,
             files,
             dead: None,
