@@ -197,8 +197,10 @@ fn an_erased_document_is_gone_at_once_and_what_comes_for_it_later_is_set_aside()
 
     // Ingest refuses it at once, alone.
     let file = folder.file("again.jsonl", secret() + &catalog(31));
-    let again = folder.run(&["ingest", &file, "--wait"]);
-    assert!(again.text.contains("ERASED"), "{}", again.text);
+    let again = folder.run(&["ingest", &file, "--wait"]).with_code(3);
+    assert_eq!(again["rejected"], 1, "{again}");
+    let refused = std::fs::read_to_string(again["rejected_file"].as_str().unwrap()).unwrap();
+    assert!(refused.contains("ERASED"), "{refused}");
     assert_eq!(hits(&folder, "active"), 0);
     assert_eq!(folder.run(&["get", "d-30"]).code, 0);
     let told = erase(&folder, &["s-1"]);
