@@ -154,7 +154,6 @@ impl Turn<'_> {
             reason: edit.reason,
             ..common.clone()
         };
-        let now = common.created_at;
         let (active, other) = (ours.apply(common)?, theirs.apply(of_other)?);
         let paths = [&active, &other].into_iter().flat_map(|edited| {
             let dead = edited.dead.as_ref().map(|(path, _)| path.clone());
@@ -175,7 +174,7 @@ impl Turn<'_> {
                 grace_ns: GRACE_NS,
                 other: releases.other.clone(),
             };
-            pointer.publish(epoch, &published, nonce.clone(), now)
+            pointer.publish(epoch, &published, nonce.clone(), self.now())
         })
         .await?;
         let is_named = pointer.other.is_some_and(|named| named.lineage == theirs.lineage);

@@ -161,7 +161,7 @@ impl Turn<'_> {
                 grace_ns: GRACE_NS,
                 other: None,
             };
-            pointer.publish(epoch, &published, nonce.clone(), now)
+            pointer.publish(epoch, &published, nonce.clone(), self.now())
         })
         .await?;
         let previous = self.head.clone();
@@ -172,6 +172,11 @@ impl Turn<'_> {
             .open(Arc::new(edited.manifest), Some(&previous))
             .await?;
         Ok(true)
+    }
+
+    /// The moment of an edit that lets something go: the grace begins with it, not when the work for it began.
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp(self.deps.clock.now_ns())
     }
 
     pub(crate) async fn goodbye(&mut self) -> Result<(), IndexerError> {
