@@ -336,9 +336,9 @@ impl Turn<'_> {
         );
         self.beside.stop().await;
         self.beside.other = None;
-        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let (nonce, epoch) = (commit::nonce(), self.epoch);
         let swung = commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.drop_broken(epoch, lineage, nonce.clone(), now)
+            pointer.drop_broken(epoch, lineage, nonce.clone(), self.now())
         });
         match swung.await {
             Ok(_) | Err(CommitError::Refused(EditRefused::NotNamed(_))) => Ok(()),

@@ -179,7 +179,6 @@ impl Turn<'_> {
             reason: edit.reason,
             ..common.clone()
         };
-        let now = common.created_at;
         common.dead = edit.our_dead;
         let (active, other) = (ours.apply(common)?, theirs.apply(of_other)?);
         let paths = [&active, &other].into_iter().flat_map(|edited| {
@@ -201,7 +200,7 @@ impl Turn<'_> {
                 grace_ns: GRACE_NS,
                 other: releases.other.clone(),
             };
-            pointer.publish(epoch, &published, nonce.clone(), now)
+            pointer.publish(epoch, &published, nonce.clone(), self.now())
         })
         .await?;
         let is_named = pointer.other.is_some_and(|named| named.lineage == theirs.lineage);

@@ -166,6 +166,7 @@ impl Turn<'_> {
                 grace_ns: GRACE_NS,
                 other: None,
             };
+            let now = self.now();
             if change.as_candidate {
                 pointer.publish_candidate(epoch, &published, nonce.clone(), now)
             } else {
@@ -182,6 +183,11 @@ impl Turn<'_> {
         }
         self.head = release;
         Ok(true)
+    }
+
+    /// The moment of an edit that lets something go: the grace begins with it, not when the work for it began.
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp(self.deps.clock.now_ns())
     }
 
     pub(crate) async fn goodbye(&mut self) -> Result<(), IndexerError> {

@@ -17,6 +17,8 @@ use verdigris_store::{Body, Get, ObjectMeta, Precondition, StoreError, Tag};
 pub(crate) struct Swing {
     /// Whose call it was.
     pub(crate) by: String,
+    /// When it was first asked for.
+    pub(crate) asked_at: i64,
     pub(crate) at: i64,
     pub(crate) before: Option<Bytes>,
     pub(crate) after: Bytes,
@@ -45,6 +47,8 @@ struct Inner {
     objects: BTreeMap<String, Object>,
     /// What went, for those who look back.
     gone: BTreeMap<String, Object>,
+    /// When each body of a pointer was first asked for.
+    asked: BTreeMap<Digest, i64>,
     writes: u64,
     now: i64,
     deeds: Vec<Deed>,
@@ -135,6 +139,15 @@ impl Disk {
         }
     }
 
+    /// Notes when a swing is first asked for: it may sleep on its way, and be sent again.
+    pub(crate) fn asked(&self, key: &str, body: &Body) {
+        if let (true, Body::Bytes(bytes)) = (key.ends_with("/latest"), body) {
+            let mut inner = self.lock();
+            let now = inner.now;
+            inner.asked.entry(Digest::of(bytes)).or_insert(now);
+        }
+    }
+
     pub(crate) fn get(&self, key: &str, known: Option<&Tag>) -> Result<Get, StoreError> {
         let missing = || StoreError::NotFound { key: key.to_owned() };
         let object = self.look(key).ok_or_else(missing)?;
@@ -162,6 +175,7 @@ impl Disk {
         }
         inner.writes += 1;
         let (tag, now) = (Tag(format!("w{}", inner.writes)), inner.now);
+        let asked_at = inner.asked.get(&Digest::of(&bytes)).copied().unwrap_or(now);
         let object = Object {
             digest: Digest::of(&bytes),
             bytes: bytes.clone(),
@@ -172,6 +186,7 @@ impl Disk {
         inner.deeds.push(if key.ends_with("/latest") {
             Deed::Swung(Swing {
                 by: by.to_owned(),
+                asked_at,
                 at: now,
                 before: before.map(|object| object.bytes),
                 after: bytes,

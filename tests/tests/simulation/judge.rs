@@ -178,7 +178,7 @@ impl Judge {
             format!("I-5: nonce {} twice", after.nonce)
         })?;
         let Some(before) = &swing.before else {
-            self.leftovers.named(&after, swing.at, &self.reading)?;
+            self.leftovers.named(&after, swing.asked_at, &self.reading)?;
             return Ok(());
         };
         let before = read(before)?;
@@ -218,7 +218,7 @@ impl Judge {
             })?;
         }
         duties::retained(&before, &after, swing.at).map_err(|why| format!("{}: {why}", shown()))?;
-        self.leftovers.named(&after, swing.at, &self.reading)
+        self.leftovers.named(&after, swing.asked_at, &self.reading)
     }
 
     fn flipped(&mut self, before: &Pointer, after: &Pointer) -> Verdict<()> {

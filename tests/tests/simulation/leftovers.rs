@@ -128,5 +128,5 @@ impl Leftovers {
     }
 }
 
-/// How much earlier than the swing the time was taken by which something is un-named.
+/// How much earlier than the swing was asked for the time may be by which something is un-named.
 const SLACK_NS: i64 = 60 * 1_000_000_000;

@@ -62,9 +62,9 @@ impl Reckless {
         what: &str,
         edit: impl Fn(&Pointer, u64, String, Timestamp) -> Result<Pointer, EditRefused> + Send + Sync,
     ) -> Option<bool> {
-        let (nonce, now) = (commit::nonce(), Timestamp(self.seat.disk.now()));
+        let (nonce, disk) = (commit::nonce(), self.seat.disk.clone());
         let epoch = self.epoch.unwrap_or(0);
-        let edit = |pointer: &Pointer| edit(pointer, epoch, nonce.clone(), now);
+        let edit = |pointer: &Pointer| edit(pointer, epoch, nonce.clone(), Timestamp(disk.now()));
         let swung = commit::swing(&*self.seat, &name(), nonce.clone(), edit).await;
         self.seat.disk.tell(|| match &swung {
             Ok(_) => format!("{} did {what}", self.seat.name),

@@ -253,6 +253,7 @@ impl Store for Seat {
     }
 
     async fn put(&self, key: &str, body: Body, precondition: Precondition) -> Result<Tag, StoreError> {
+        self.disk.asked(key, &body);
         let fate = self.before("put", key, true, false).await;
         match fate {
             Fate::NotDone => return Err(no_answer(key)),
