@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which packages of ours a package may import. Imports go downwards only.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
     ("verdigris-core", &[]),
     ("verdigris-runtime", &[]),
     ("verdigris-proto", &[]),
@@ -19,6 +19,7 @@ const EDGES: [(&str, &[&str]); 12] = [
         "verdigris-indexer",
         &["core", "runtime", "proto", "engine", "embed", "store", "bus"],
     ),
+    ("verdigris-controller", &["core", "runtime", "proto", "store"]),
     (
         "verdigris-search",
         &["core", "runtime", "proto", "engine", "embed", "store"],
@@ -26,13 +27,31 @@ const EDGES: [(&str, &[&str]); 12] = [
     (
         "verdigris",
         &[
-            "core", "runtime", "proto", "engine", "embed", "store", "bus", "indexer", "search",
+            "core",
+            "runtime",
+            "proto",
+            "engine",
+            "embed",
+            "store",
+            "bus",
+            "indexer",
+            "search",
+            "controller",
         ],
     ),
     (
         "verdigris-tests",
         &[
-            "core", "runtime", "proto", "engine", "embed", "store", "bus", "indexer", "search",
+            "core",
+            "runtime",
+            "proto",
+            "engine",
+            "embed",
+            "store",
+            "bus",
+            "indexer",
+            "search",
+            "controller",
         ],
     ),
     ("verdigris-bench", &["core", "proto", "engine", "embed", "store", "bus"]),
@@ -42,7 +61,7 @@ const EDGES: [(&str, &[&str]); 12] = [
 const FILE_CODE_LINES_MAX: usize = 500;
 
 /// Invariants that lack their part, their test or their metric. This list may only shrink.
-const INVARIANTS_NOT_YET_BUILT: [&str; 4] = ["I-8", "I-9", "I-18", "I-19"];
+const INVARIANTS_NOT_YET_BUILT: [&str; 0] = [];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -64,6 +64,18 @@ pub fn keys_of_builds(pointer: &Pointer) -> impl Iterator<Item = &str> {
     pointer.builds.iter().flat_map(|build| keys_of_segments(&build.parts))
 }
 
+/// The lists of erased documents that must stay.
+pub fn keys_of_erased(pointer: &Pointer, now: Timestamp, grace_ns: i64) -> impl Iterator<Item = &str> {
+    pointer.erased.iter().flat_map(move |erased| {
+        let earlier = erased.earlier.iter();
+        let lately = earlier.filter(move |unnamed| now.since(unnamed.since) < grace_ns);
+        [&erased.list]
+            .into_iter()
+            .chain(lately.map(|unnamed| &unnamed.manifest))
+            .map(|list| list.path.as_str())
+    })
+}
+
 fn keys_of_segments(segments: &[SegmentEntry]) -> impl Iterator<Item = &str> {
     segments.iter().flat_map(|segment| {
         let files = [segment.files.vectors.path.as_str(), segment.files.rows.path.as_str()];
@@ -73,9 +85,9 @@ fn keys_of_segments(segments: &[SegmentEntry]) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Which folders of a collection are collected: what releases are made of. Settings, dead letters, verdicts and queries
+/// Which folders of a collection are collected: what releases are made of, and lists of erased documents. Settings, dead letters, verdicts and queries
 /// are not: they stay as long as their collection.
-const COLLECTED: [&str; 3] = ["releases/", "segments/", "dead/"];
+const COLLECTED: [&str; 4] = ["releases/", "segments/", "dead/", "erased/"];
 
 /// Objects of a listing that may be garbage, in the first of two steps: of releases, older than the grace, and not
 /// just being written by this process.

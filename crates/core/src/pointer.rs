@@ -4,6 +4,7 @@
 //! content, never repeats.
 
 mod building;
+mod erasing;
 mod holding;
 mod rollout;
 mod staging;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use self::building::{Build, Part};
+pub use self::erasing::{BuildSource, Erased};
 pub use self::rollout::{Approval, Flip, SERVED_KEPT, Served};
 pub use self::staging::{RejectedEvents, StagedRelease};
 use crate::digest::Digest;
@@ -186,6 +188,9 @@ pub struct Pointer {
     /// The other lineage's settings; they change places with `settings` when it is flipped to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_settings: Option<SettingsReference>,
+    /// The other lineage's newest release as it is kept from the moment it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_release: Option<KeptRelease>,
     /// Lineages that are being built: one at most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub builds: Vec<Build>,
@@ -210,9 +215,9 @@ pub struct Pointer {
     /// Set while promotion is held, by a person or by a return to the way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promotion_hold: Option<Hold>,
-    /// The object that lists erased documents.
+    /// Documents that were erased, and whether their bytes are gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub erased: Option<ManifestReference>,
+    pub erased: Option<Erased>,
     /// A release that breached a guard: written, named, not served, until a person decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged: Option<StagedRelease>,
@@ -270,6 +275,7 @@ impl Pointer {
             active: None,
             other: None,
             other_settings: None,
+            other_release: None,
             builds: Vec::new(),
             leveling: None,
             approval: None,
@@ -432,6 +438,9 @@ pub enum EditRefused {
     /// A rebuild needs a release.
     #[error("there is no release yet that could be built from")]
     NothingToBuildFrom,
+    /// Something that is named may hold bytes of erased documents.
+    #[error("something that is named may hold bytes of erased documents")]
+    NotClean,
     /// Promotion is not held.
     #[error("promotion is not held")]
     PromotionNotHeld,
@@ -510,24 +519,8 @@ impl Pointer {
         nonce: String,
         now: Timestamp,
     ) -> Result<Self, EditRefused> {
-        self.check_turn(epoch)?;
-        self.check_deleted()?;
-        if let Some(hold) = self.hold.as_ref().filter(|hold| hold.kind == HoldKind::Publish) {
-            return Err(EditRefused::Held {
-                actor: hold.actor.clone(),
-                reason: hold.reason.clone(),
-            });
-        }
-        if let Some(staged) = &self.staged {
-            return Err(EditRefused::Staged(staged.release.generation));
-        }
         let release = &published.release;
-        if self.generation + 1 != release.generation {
-            return Err(EditRefused::Generation {
-                expected: release.generation.saturating_sub(1),
-                found: self.generation,
-            });
-        }
+        self.check_publishes(epoch, release.generation)?;
         if let Some(active) = self.active.as_ref().filter(|active| active.lineage != release.lineage) {
             return Err(EditRefused::LineageMoved(active.lineage.clone()));
         }
@@ -625,6 +618,28 @@ impl Pointer {
             manifest: release.manifest,
             since: now,
         }));
+    }
+
+    /// Whether this writer may publish this generation now.
+    fn check_publishes(&self, epoch: u64, generation: u64) -> Result<(), EditRefused> {
+        self.check_turn(epoch)?;
+        self.check_deleted()?;
+        if let Some(hold) = self.publish_hold() {
+            return Err(EditRefused::Held {
+                actor: hold.actor.clone(),
+                reason: hold.reason.clone(),
+            });
+        }
+        if let Some(staged) = &self.staged {
+            return Err(EditRefused::Staged(staged.release.generation));
+        }
+        if self.generation + 1 != generation {
+            return Err(EditRefused::Generation {
+                expected: generation.saturating_sub(1),
+                found: self.generation,
+            });
+        }
+        Ok(())
     }
 
     fn check_turn(&self, epoch: u64) -> Result<(), EditRefused> {

@@ -7,11 +7,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::digest::Digest;
+use crate::gates::GateSettings;
 use crate::guards::GuardSettings;
 use crate::index_type::IndexType;
 use crate::manifest::Metric;
+use crate::queries::QuerySettings;
 use crate::rebuild::RebuildSettings;
 use crate::revision::RevisionKind;
+use crate::rollout::RolloutSettings;
 
 /// The largest settings object, in bytes.
 pub const SETTINGS_BYTES_MAX: usize = 64 * 1024;
@@ -44,6 +47,12 @@ pub struct Settings {
     pub bus: BusSettings,
     /// Limits of what a publish may take away.
     pub guards: GuardSettings,
+    /// Which queries are kept for measuring.
+    pub queries: QuerySettings,
+    /// Limits of what a lineage must show before it answers.
+    pub gates: GateSettings,
+    /// How lineages come to answer.
+    pub rollout: RolloutSettings,
     /// How and when all rows are written anew.
     pub rebuild: RebuildSettings,
 }
@@ -224,6 +233,9 @@ pub struct WindowSettings {
     pub build_events: u32,
     /// Seconds of the widened window.
     pub build_seconds: u32,
+    /// Seconds of windows that are published as a candidate each, which answers when it has passed the gates; 0 for
+    /// windows that the active lineage takes at once.
+    pub candidate_seconds: u32,
 }
 
 impl Default for WindowSettings {
@@ -234,6 +246,7 @@ impl Default for WindowSettings {
             backlog_events: 5_000,
             build_events: 100_000,
             build_seconds: 300,
+            candidate_seconds: 0,
         }
     }
 }
@@ -366,12 +379,14 @@ impl Settings {
             self.window.events.min(1_000_000),
             1_000_000,
         );
+        number("window.candidate_seconds", self.window.candidate_seconds, 0, 604_800);
         number("window.build_seconds", self.window.build_seconds, 1, 86_400);
         number("guards.documents_min", self.guards.documents_min, 1, 1_000_000_000);
         number("rebuild.part_rows", self.rebuild.part_rows, 1, 100_000_000);
         number("rebuild.rows_per_second", self.rebuild.rows_per_second, 0, 100_000_000);
         number("bus.days", self.bus.days, 1, 36_500);
         number("bus.mebibytes", self.bus.mebibytes, 1, 16_777_216);
+        number("queries.kept", self.queries.kept, 1, crate::queries::KEPT_MAX);
         let lists = [
             ("text.words", self.text.words.len()),
             ("text.codes", self.text.codes.len()),
@@ -388,24 +403,24 @@ impl Settings {
             value: value.to_string(),
             range: "0 to 1".to_owned(),
         }));
+        mistakes.extend(self.gates.mistakes());
+        mistakes.extend(self.rollout.mistakes());
+        mistakes.extend(self.embed_mistakes());
+        mistakes
+    }
+
+    fn embed_mistakes(&self) -> Vec<SettingsMistake> {
+        let mistake = |value: &str, range: &str| SettingsMistake::Range {
+            key: "text.embed",
+            value: value.to_owned(),
+            range: range.to_owned(),
+        };
+        let mut mistakes = Vec::new();
         if self.text.embed.is_empty() && self.embedder.provider != Provider::None {
-            let (value, range) = ("empty".to_owned(), "at least one part".to_owned());
-            mistakes.push(SettingsMistake::Range {
-                key: "text.embed",
-                value,
-                range,
-            });
+            mistakes.push(mistake("empty", "at least one part"));
         }
         if self.text.embed.iter().any(|part| part.fields.is_empty()) {
-            let (value, range) = (
-                "a part without fields".to_owned(),
-                "parts with at least one field".to_owned(),
-            );
-            mistakes.push(SettingsMistake::Range {
-                key: "text.embed",
-                value,
-                range,
-            });
+            mistakes.push(mistake("a part without fields", "parts with at least one field"));
         }
         mistakes
     }

@@ -202,11 +202,12 @@ fn what_is_no_archive_of_rows_is_refused_with_its_reason() {
     let good = fs::read(&path).expect("a file");
     check(b"", "rows file cannot be opened");
     check(&[7; 5_000], "rows file cannot be opened");
-    check(&good[..good.len() / 2], "rows file cannot be opened");
-    let other_version = replaced(&good, b"\"format_version\":1", b"\"format_version\":9");
+    check(&good[..530], "rows file cannot be opened");
+    check(&good[..good.len() / 2], "rows cannot be indexed or read");
+    let other_version = replaced(&good, b"\"format_version\":2", b"\"format_version\":9");
     check(
         &other_version,
-        "rows file has format version 9 or its fields are others; this software reads version 1",
+        "rows file has format version 9 or its fields are others; this software reads version 2",
     );
     let more_rows = replaced(&good, b"\"rows\":1", b"\"rows\":2");
     check(&more_rows, "rows file says that it has 2 rows, but a part of it has 1");

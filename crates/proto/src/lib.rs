@@ -34,6 +34,16 @@ pub mod admin {
     include!("generated/verdigris.admin.v1.rs");
 }
 
+/// Rollouts: `verdigris.rollout.v1`.
+#[allow(
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    reason = "generated code; the .proto files say what things are"
+)]
+pub mod rollout {
+    include!("generated/verdigris.rollout.v1.rs");
+}
+
 /// All of `proto/`, for server reflection.
 pub const FILE_DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");
 

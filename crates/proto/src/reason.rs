@@ -46,6 +46,8 @@ reasons! {
     InvalidPosition = "INVALID_POSITION", InvalidArgument;
     /// Settings have mistakes.
     InvalidSettings = "INVALID_SETTINGS", InvalidArgument;
+    /// Golden queries have mistakes.
+    InvalidQueries = "INVALID_QUERIES", InvalidArgument;
     /// A collection's name is not allowed.
     InvalidCollection = "INVALID_COLLECTION", InvalidArgument;
     /// There is no such collection.
@@ -56,10 +58,14 @@ reasons! {
     CollectionDeleted = "COLLECTION_DELETED", FailedPrecondition;
     /// There is no such document in the release.
     DocumentNotFound = "DOCUMENT_NOT_FOUND", NotFound;
+    /// The document was erased: nothing is taken for it any more.
+    Erased = "ERASED", FailedPrecondition;
     /// There is no such release, or it is not kept any more.
     ReleaseNotFound = "RELEASE_NOT_FOUND", NotFound;
     /// A page token names a release that is not open any more.
     ReleaseGone = "RELEASE_GONE", FailedPrecondition;
+    /// The collection has one lineage, and the other one was asked for.
+    NoOtherLineage = "NO_OTHER_LINEAGE", FailedPrecondition;
     /// There is no such dead letter.
     DeadLetterNotFound = "DEAD_LETTER_NOT_FOUND", NotFound;
     /// The settings would need stored rows to be written anew.
@@ -84,6 +90,18 @@ reasons! {
     RolloutInProgress = "ROLLOUT_IN_PROGRESS", FailedPrecondition;
     /// No lineage of this name is built, the candidate or the way back.
     LineageNotFound = "LINEAGE_NOT_FOUND", NotFound;
+    /// The lineage is no candidate.
+    NotCandidate = "NOT_CANDIDATE", FailedPrecondition;
+    /// The lineage was not judged yet, or at another generation than the one that was named.
+    NotJudged = "NOT_JUDGED", FailedPrecondition;
+    /// No lineage is kept to go back to, or it cannot answer.
+    NoWayBack = "NO_WAY_BACK", FailedPrecondition;
+    /// Promotion is held.
+    PromotionHeld = "PROMOTION_HELD", FailedPrecondition;
+    /// Promotion is not held, so there is nothing to resume.
+    PromotionNotHeld = "PROMOTION_NOT_HELD", FailedPrecondition;
+    /// Another process owns the rollouts of the collection.
+    NotOwner = "NOT_OWNER", FailedPrecondition;
     /// The log does not keep every event since the release.
     NotReplayable = "NOT_REPLAYABLE", FailedPrecondition;
     /// The disk is full: nothing more is accepted or published.

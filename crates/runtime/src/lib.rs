@@ -5,10 +5,12 @@
 #![warn(missing_docs)]
 
 pub mod authentication;
+pub mod background;
 pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod deadline;
+pub mod gather;
 pub mod http;
 pub mod listening;
 pub mod metrics;

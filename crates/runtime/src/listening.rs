@@ -21,6 +21,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::{Layer, ServiceExt};
 
+use crate::gather::Gathered;
 use crate::http::Readiness;
 use crate::serving::{Guard, GuardLayer};
 
@@ -233,7 +234,7 @@ impl Connections {
                 .max_header_list_size(HEADER_BYTES_MAX)
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .serve_connection(TokioIo::new(stream), answer);
+                .serve_connection(TokioIo::new(Gathered::new(stream)), answer);
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,

@@ -11,7 +11,7 @@ use verdigris_core::manifest::{Genesis, LineageId, Manifest, PublishReason, Sett
 use verdigris_core::merge::{self, MergePlan};
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{Build, EditRefused, LineagePointer, Part, Pointer};
-use verdigris_core::settings::{Provider, Settings};
+use verdigris_core::settings::{Provider, Settings, WindowSettings};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_embed::Embedder;
 use verdigris_engine::release::Release;
@@ -116,11 +116,16 @@ impl<'a> Beside<'a> {
         }
     }
 
-    /// Ends what is under way; nothing of it is named.
-    pub(crate) async fn stop(&mut self) {
+    /// Ends the part under way, if there is one.
+    pub(crate) async fn stop_part(&mut self) {
         if let Some((job, _)) = self.part.take() {
             job.stop().await;
         }
+    }
+
+    /// Ends what is under way; nothing of it is named.
+    pub(crate) async fn stop(&mut self) {
+        self.stop_part().await;
         if let Some(other) = &mut self.other {
             other.merges.stop().await;
         }
@@ -197,9 +202,10 @@ impl Turn<'_> {
     /// Looks at the pointer, and does what is due beside the active lineage.
     pub(crate) async fn look_beside(&mut self) -> Result<(), IndexerError> {
         self.see_pointer().await?;
-        if self.standing().is_some() {
+        if self.standing().is_some() || self.awaits_promotion() {
             return Ok(());
         }
+        self.erase_on().await?;
         self.begin_due_rebuild().await?;
         self.begin_part().await;
         let wants_level = self.beside.leveling.is_some() && self.beside.leveling.as_ref() == self.other_lineage();
@@ -210,6 +216,48 @@ impl Turn<'_> {
         } else {
             Ok(())
         }
+    }
+
+    /// Whether windows are published as candidates: from the second release on, there is something to return to.
+    pub(crate) fn publishes_candidates(&self) -> bool {
+        self.settings.window.candidate_seconds > 0 && self.head.manifest().generation > 0
+    }
+
+    /// How wide windows are.
+    pub(crate) fn window_settings(&self) -> WindowSettings {
+        let mut settings = self.settings.window.clone();
+        if self.publishes_candidates() {
+            settings.events = settings.build_events;
+            settings.milliseconds = settings.candidate_seconds.saturating_mul(1_000);
+            settings.build_seconds = settings.candidate_seconds;
+        }
+        settings
+    }
+
+    /// Whether a candidate is ahead of what answers: until it is promoted or given up, nothing more is published.
+    pub(crate) fn awaits_promotion(&self) -> bool {
+        let ahead = |other: &Other| other.release.manifest().generation > self.head.manifest().generation;
+        self.beside.other.as_ref().is_some_and(ahead)
+    }
+
+    pub(crate) async fn candidate_published(&mut self, release: Arc<Release>) {
+        self.beside.stop().await;
+        tracing::info!(
+            collection = %self.name, lineage = %release.manifest().lineage,
+            generation = release.manifest().generation, "a window was published as a candidate"
+        );
+        self.beside.other = Some(Other {
+            release,
+            settings: self.settings.clone(),
+            reference: self.wanted_settings.clone(),
+            merges: Merges::default(),
+        });
+    }
+
+    /// How soon to look at the pointer again.
+    pub(crate) fn look_in(&self) -> Duration {
+        let look = self.beside.look_in();
+        self.erasing.due_in().map_or(look, |due| due.min(look))
     }
 
     fn other_lineage(&self) -> Option<&LineageId> {
@@ -226,6 +274,8 @@ impl Turn<'_> {
         if pointer.deleted_at.is_some() {
             return Err(CommitError::Refused(EditRefused::Deleted(self.name.clone())).into());
         }
+        self.see_erased(&pointer).await?;
+        let store = &*self.deps.store;
         let head = &self.head.manifest().lineage;
         if let Some(active) = pointer.active.as_ref().filter(|active| active.lineage != *head) {
             return Err(CommitError::Refused(EditRefused::LineageMoved(active.lineage.clone())).into());
@@ -243,8 +293,8 @@ impl Turn<'_> {
         }
         let build = pointer.builds.first();
         let is_same = build.map(|build| &build.lineage) == self.beside.build.as_ref().map(|build| &build.lineage);
-        if !is_same && let Some((job, _)) = self.beside.part.take() {
-            job.stop().await;
+        if !is_same {
+            self.beside.stop_part().await;
         }
         self.beside.build = build.cloned();
         self.beside.leveling = pointer.leveling;
@@ -279,7 +329,7 @@ impl Turn<'_> {
     }
 
     /// A lineage that does not hold what it must can neither serve nor be mended.
-    async fn drop_broken(&mut self, lineage: &LineageId) -> Result<(), IndexerError> {
+    pub(crate) async fn drop_broken(&mut self, lineage: &LineageId) -> Result<(), IndexerError> {
         tracing::error!(
             collection = %self.name, %lineage,
             "the other lineage does not hold the documents of the active one and is given up"
@@ -350,7 +400,9 @@ impl Turn<'_> {
 
     /// Begins the next part of a build, or names the candidate when all are there.
     async fn begin_part(&mut self) {
-        let is_due = self.beside.part.is_none() && Instant::now() >= self.beside.next_part;
+        // What it would read or embed may be what is being erased.
+        let is_free = self.beside.part.is_none() && !self.erasing.is_pending();
+        let is_due = is_free && Instant::now() >= self.beside.next_part;
         let Some(build) = self.beside.build.clone().filter(|_| is_due) else {
             return;
         };

@@ -65,13 +65,8 @@ async fn round(indexer: &Indexer, name: &CollectionName, collector: &mut Collect
         Err(error) => return Err(error.into()),
         Ok(seen) => {
             let settings = objects::settings(&*deps.store, name, &seen.pointer.settings).await?;
-            let oldest = seen
-                .pointer
-                .kept
-                .iter()
-                .map(|release| release.checkpoint)
-                .min()
-                .unwrap_or(0);
+            let kept = seen.pointer.kept.iter().chain(&seen.pointer.other_release);
+            let oldest = kept.map(|release| release.checkpoint).min().unwrap_or(0);
             let age_ns = i64::from(settings.bus.days) * DAY_NS;
             let retention = Retention {
                 age_ns,

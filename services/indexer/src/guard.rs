@@ -16,7 +16,6 @@ use verdigris_core::guards::{self, Breach, Judged};
 use verdigris_core::manifest::Manifest;
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{EditRefused, ManifestReference, Pointer, RejectedEvents, StagedRelease};
-use verdigris_core::timestamp::Timestamp;
 use verdigris_proto::reason::Reason;
 use verdigris_store::{Store, StoreError, collection as objects, commit, keys, publish};
 
@@ -153,7 +152,7 @@ pub(crate) async fn read<T: for<'a> Deserialize<'a>>(
     serde_json::from_slice(&bytes).map_err(|_| damaged())
 }
 
-async fn write<T: Serialize>(
+pub(crate) async fn write<T: Serialize>(
     store: &dyn Store,
     name: &CollectionName,
     path: String,
@@ -232,7 +231,7 @@ impl Turn<'_> {
         let (guards, passed_to) = (&self.settings.guards, pointer.guards_passed_to);
         Ok(guards::judge(
             guards,
-            &pointer.kept,
+            &self.erasing.without_erased(&pointer.kept),
             passed_to,
             &judged,
             manifest.created_at,

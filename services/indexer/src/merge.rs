@@ -17,6 +17,7 @@ use verdigris_engine::error::EngineError;
 use verdigris_engine::release::Release;
 use verdigris_engine::segment::merge::{MergeInput, Merged, merge};
 use verdigris_engine::segment::write::SegmentShape;
+use verdigris_runtime::background;
 
 /// A merge under way, or done and not yet committed.
 pub(crate) struct MergeJob {
@@ -69,7 +70,7 @@ pub(crate) fn begin(release: &Arc<Release>, plan: MergePlan, context: MergeConte
         threads,
         ..
     } = context;
-    let work = tokio::task::spawn_blocking(move || {
+    let work = background::run(move || {
         let shape = SegmentShape {
             index_type,
             dimension,

@@ -94,20 +94,23 @@ impl Progress {
 
     /// Notes that a release holds the events from `first` on, with these outcomes.
     pub(crate) fn publish(&self, published: Published, first: u64, outcomes: &[Outcome]) {
-        {
-            let mut kept = self.kept.lock().expect("no code panics while it holds this lock");
-            if kept.first + kept.outcomes.len() as u64 != first {
-                kept.outcomes.clear();
-            }
-            if kept.outcomes.is_empty() {
-                kept.first = first;
-            }
-            kept.outcomes.extend(outcomes);
-            let over = kept.outcomes.len().saturating_sub(OUTCOMES_MAX);
-            kept.outcomes.drain(..over);
-            kept.first += over as u64;
-        }
+        self.note(first, outcomes);
         self.published.send_replace(published);
+    }
+
+    /// Notes what became of the events from `first` on, in a release that does not answer yet.
+    pub(crate) fn note(&self, first: u64, outcomes: &[Outcome]) {
+        let mut kept = self.kept.lock().expect("no code panics while it holds this lock");
+        if kept.first + kept.outcomes.len() as u64 != first {
+            kept.outcomes.clear();
+        }
+        if kept.outcomes.is_empty() {
+            kept.first = first;
+        }
+        kept.outcomes.extend(outcomes);
+        let over = kept.outcomes.len().saturating_sub(OUTCOMES_MAX);
+        kept.outcomes.drain(..over);
+        kept.first += over as u64;
     }
 
     /// Notes how far the texts of the current window are embedded.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use verdigris_core::edit::PublishEdit;
 use verdigris_core::garbage::GRACE_NS;
-use verdigris_core::manifest::{PublishReason, SegmentEntry};
+use verdigris_core::manifest::{LineageId, PublishReason, SegmentEntry};
 use verdigris_core::pointer::Published as PublishedRelease;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_engine::memory;
@@ -135,7 +135,7 @@ impl Turn<'_> {
             stats: change.stats,
             reason: change.reason,
         };
-        let edited = self.head.manifest().apply(edit)?;
+        let mut edited = self.head.manifest().apply(edit)?;
         // However long the publish takes, nothing of it is garbage before it has ended.
         let dead = edited.dead.as_ref().map(|(path, _)| path.clone());
         let paths = dead.into_iter().chain([edited.manifest.path(&nonce)]);
@@ -147,6 +147,11 @@ impl Turn<'_> {
                 return Ok(false);
             }
         }
+        if change.as_candidate {
+            // A family of its own: readers of the active one do not follow it.
+            edited.manifest.lineage = LineageId::from(ulid::Ulid::generate());
+        }
+        let _candidate_written = self.handle.begin_writing(edited.manifest.path(&nonce));
         let settings = self.wanted_settings.clone();
         let publication = publish::Publication {
             edited: &edited,
@@ -161,16 +166,22 @@ impl Turn<'_> {
                 grace_ns: GRACE_NS,
                 other: None,
             };
-            pointer.publish(epoch, &published, nonce.clone(), self.now())
+            let now = self.now();
+            if change.as_candidate {
+                pointer.publish_candidate(epoch, &published, nonce.clone(), now)
+            } else {
+                pointer.publish(epoch, &published, nonce.clone(), now)
+            }
         })
         .await?;
-        let previous = self.head.clone();
         self.generation = edited.manifest.generation;
-        self.head = self
-            .deps
-            .opener
-            .open(Arc::new(edited.manifest), Some(&previous))
-            .await?;
+        let release = self.deps.opener.open(Arc::new(edited.manifest), Some(&self.head));
+        let release = release.await?;
+        if change.as_candidate {
+            self.candidate_published(release).await;
+            return Ok(false);
+        }
+        self.head = release;
         Ok(true)
     }
 

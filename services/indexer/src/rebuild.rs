@@ -18,6 +18,7 @@ use verdigris_embed::Embedder;
 use verdigris_engine::error::EngineError;
 use verdigris_engine::release::{Release, RowPlace};
 use verdigris_engine::segment::write::{SegmentShape, SegmentWriter, WrittenSegment};
+use verdigris_runtime::background;
 use verdigris_store::{Store, publish};
 
 use crate::embed;
@@ -106,7 +107,7 @@ impl PartJob {
         let work = tokio::spawn(async move {
             let (store, name, segment) = (context.store.clone(), context.name.clone(), context.id.clone());
             let runtime = Runtime::current();
-            let written = tokio::task::spawn_blocking(move || write(&build, context, &runtime, &told)).await;
+            let written = background::run(move || write(&build, context, &runtime, &told)).await;
             let (sums, written, folder) = written.map_err(IndexerError::Panicked)??;
             let entry = tokio::task::spawn_blocking(move || {
                 let paths = written.paths.clone();
@@ -226,6 +227,8 @@ fn slow_down(rows_per_second: u32, rows: u64, began: Instant, runtime: &Runtime,
     }
     let due = Duration::from_secs_f64(rows as f64 / f64::from(rows_per_second));
     while began.elapsed() < due && !stop.load(Ordering::Relaxed) {
-        runtime.block_on(tokio::time::sleep(LOOK.min(due.saturating_sub(began.elapsed()))));
+        let wait = LOOK.min(due.saturating_sub(began.elapsed()));
+        // Its timer is made within the runtime: this thread is none of it.
+        runtime.block_on(async { tokio::time::sleep(wait).await });
     }
 }

@@ -28,6 +28,7 @@ use verdigris_store::{CommitError, collection as objects, commit};
 
 use crate::beside::Beside;
 use crate::collection::Panics;
+use crate::erasing::Erasing;
 use crate::error::IndexerError;
 use crate::guard::{self, Look, Rejected};
 use crate::merge::Merges;
@@ -59,6 +60,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) generation: u64,
     /// The lineage beside the active one.
     pub(crate) beside: Beside<'a>,
+    /// Documents that were erased.
+    pub(crate) erasing: Erasing,
     /// Set while a person holds publishing.
     pub(crate) held: Option<Hold>,
     /// A release that breached a guard, while it waits for a person.
@@ -85,6 +88,8 @@ pub(crate) struct Change {
     pub(crate) vectors: (u64, u64),
     /// What guards judge; none where the documents stay the same.
     pub(crate) look: Option<Look>,
+    /// Whether it is published as a candidate, and the active lineage left as it is.
+    pub(crate) as_candidate: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -130,6 +135,8 @@ impl<'a> Turn<'a> {
         };
         let trying = writer.trying.map(|position| position.sequence);
         let crashed = writer.tries >= TRIES_MAX;
+        let erasing = Erasing::begin(store, name, &pointer).await?;
+        handle.note_erased(erasing.ids.clone());
         Ok(Self {
             deps,
             name,
@@ -150,6 +157,7 @@ impl<'a> Turn<'a> {
             merges: Merges::default(),
             generation: pointer.generation,
             beside: Beside::begin(deps, name, &pointer).await?,
+            erasing,
             held: pointer.publish_hold().cloned(),
             guards_passed_to: pointer.guards_passed_to,
             rejected: guard::rejected(store, name, &pointer).await?.map(Arc::new),
@@ -196,7 +204,7 @@ impl<'a> Turn<'a> {
                     biased;
                     () = token.cancelled() => return Ok(()),
                     command = commands.recv() => command,
-                    () = tokio::time::sleep(self.beside.look_in()) => {
+                    () = tokio::time::sleep(self.look_in()) => {
                         self.look_beside().await?;
                         continue;
                     }
@@ -208,6 +216,17 @@ impl<'a> Turn<'a> {
                 continue;
             }
             self.go_on();
+            if self.awaits_promotion() {
+                tokio::select! {
+                    () = token.cancelled() => return Ok(()),
+                    command = commands.recv() => match command {
+                        None => return Ok(()),
+                        Some(command) => self.obey(command).await?,
+                    },
+                    () = tokio::time::sleep(self.look_in()) => self.look_beside().await?,
+                }
+                continue;
+            }
             if !self.read_on(commands, token).await? {
                 return Ok(());
             }
@@ -220,7 +239,7 @@ impl<'a> Turn<'a> {
         commands: &mut mpsc::Receiver<Command>,
         token: &CancellationToken,
     ) -> Result<bool, IndexerError> {
-        let settings = self.settings.window.clone();
+        let settings = self.window_settings();
         let context = WindowContext {
             collection: self.name,
             settings: &settings,
@@ -232,7 +251,7 @@ impl<'a> Turn<'a> {
         let mut window = pin!(next_window(&*self.deps.bus, &self.deps.clock, &context));
         loop {
             self.begin_merges()?;
-            let look = tokio::time::sleep(self.beside.look_in());
+            let look = tokio::time::sleep(self.look_in());
             tokio::select! {
                 biased;
                 () = token.cancelled() => return Ok(false),
@@ -306,6 +325,16 @@ impl<'a> Turn<'a> {
                 let result = self.begin_rebuild(&wish).await;
                 let _ = wish.done.send(result);
             }
+            Command::Erase(wish) => {
+                let result = self.erase(&wish).await;
+                let failed = result.is_err();
+                let _ = wish.done.send(result);
+                if failed {
+                    // Whether it was done after all must be known before the next event is read.
+                    let pointer = objects::pointer(&*self.deps.store, self.name).await?.pointer;
+                    self.see_erased(&pointer).await?;
+                }
+            }
             Command::AdoptStream { done } => {
                 let stream = self.deps.bus.open(self.name).await?;
                 let fits = stream == self.head.manifest().checkpoint.stream;
@@ -319,7 +348,11 @@ impl<'a> Turn<'a> {
     /// Publishes settings that wait for it, unless publishing is held.
     async fn settings_into_force(&mut self) -> Result<(), IndexerError> {
         let manifest = self.head.manifest();
-        if manifest.generation > 0 && manifest.settings != self.wanted_settings && self.standing().is_none() {
+        if manifest.generation > 0
+            && manifest.settings != self.wanted_settings
+            && self.standing().is_none()
+            && !self.awaits_promotion()
+        {
             self.publish_settings().await?;
         }
         Ok(())
@@ -383,6 +416,10 @@ impl<'a> Turn<'a> {
         });
         let is_served = self.publish(change).await?;
         self.named = None;
+        if self.awaits_promotion() {
+            self.handle.progress.note(first, &outcomes);
+            self.deps.metrics.events(self.name, &counts);
+        }
         if !is_served {
             return Ok(());
         }
@@ -410,7 +447,7 @@ impl<'a> Turn<'a> {
 
     pub(crate) async fn order(&self, window: Vec<BusEvent>) -> Result<Ordered, IndexerError> {
         let (head, name, settings) = (self.head.clone(), self.name.clone(), self.settings.clone());
-        let (crashed_at, rejected) = (self.crashed_at, self.rejected.clone());
+        let (crashed_at, rejected, erased) = (self.crashed_at, self.rejected.clone(), self.erasing.ids.clone());
         let now = Timestamp(self.deps.clock.now_ns());
         blocking(move || {
             let stream = head.manifest().checkpoint.stream;
@@ -421,6 +458,7 @@ impl<'a> Turn<'a> {
                 now,
                 crashed_at,
                 rejected: rejected.as_deref(),
+                erased: &erased,
             };
             order::order(&head, &window, &context)
         })
@@ -487,6 +525,7 @@ impl<'a> Turn<'a> {
             reason: PublishReason::Publish,
             vectors: alike,
             look: None,
+            as_candidate: self.publishes_candidates(),
         })
     }
 
@@ -556,6 +595,7 @@ impl<'a> Turn<'a> {
             reason,
             vectors: (0, 0),
             look: None,
+            as_candidate: false,
         }
     }
 }

@@ -13,7 +13,7 @@ use verdigris_proto::reason::Reason;
 use verdigris_proto::search::ReleaseInfo;
 use verdigris_store::{ReadError, StoreError};
 
-use crate::follow::NotServed;
+use crate::lineages::NotServed;
 
 /// The document of a row's state as JSON text: whole, or the asked fields in the order of the document. The id is
 /// always there.
@@ -31,6 +31,12 @@ pub(crate) fn document_json(state: &[u8], fields: &[String]) -> Result<String, S
         .filter(|(name, _)| **name == "id" || fields.iter().any(|field| field == *name))
         .collect();
     serde_json::to_string(&asked).map_err(|error| Reason::Internal.status(error.to_string()))
+}
+
+/// A document of which only the id was asked.
+pub(crate) fn id_json(id: &str) -> String {
+    let id = serde_json::to_string(id).expect("text is JSON");
+    format!(r#"{{"id":{id}}}"#)
 }
 
 /// The release that an answer comes from.
@@ -52,7 +58,9 @@ pub(crate) fn status_of_not_served(name: &CollectionName, why: &NotServed) -> St
     match why {
         NotServed::Empty => Reason::NotReady.status(format!("collection {name} has no release yet")),
         NotServed::Gone => Reason::CollectionNotFound.status(format!("collection {name} does not exist")),
-        NotServed::Broken { reason, message } => reason.status(message.clone()),
+        NotServed::NoOther => Reason::NoOtherLineage.status(format!("collection {name} has one lineage")),
+        NotServed::Opening(lineage) => Reason::NotReady.status(format!("lineage {lineage} is being opened")),
+        NotServed::Broken(problem) => problem.reason.status(problem.message.clone()),
     }
 }
 

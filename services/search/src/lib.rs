@@ -1,19 +1,35 @@
-//! The search role: follows pointers, swaps releases in one atomic handle, and answers.
+//! The search role: follows pointers, swaps releases of both lineages in one atomic handle, answers, and measures.
 //!
 //! An answer comes from exactly one release (I-7): a request takes the handle once and keeps what it got.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod follow;
+mod golden;
+mod hiding;
+mod lineages;
+mod log;
+mod measure;
+mod measurement_rpc;
 pub mod metrics;
+mod open;
+mod page;
+mod queries_rpc;
 mod query;
 mod rpc;
+mod serving;
+mod warm;
+mod window;
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use verdigris_core::manifest::Manifest;
 use verdigris_core::names::CollectionName;
+use verdigris_core::queries::LoggedQuery;
 use verdigris_embed::Embedders;
 use verdigris_engine::filter::FilterCache;
 use verdigris_engine::release::open::OpenRelease;
@@ -23,9 +39,14 @@ use verdigris_runtime::http::Readiness;
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_store::{Store, StoreError, collection as objects};
 
+pub use measurement_rpc::MeasurementRpc;
+pub use queries_rpc::QueryRpc;
 pub use rpc::SearchRpc;
+pub use serving::{LineageCondition, LineageFacts, Serving};
+pub use window::WindowFacts;
 
-use crate::follow::Followed;
+use crate::lineages::Followed;
+use crate::log::QueryLog;
 use crate::metrics::SearchMetrics;
 
 /// Bytes of filter bitmaps that are kept.
@@ -42,6 +63,9 @@ pub struct Standstill {
 
 /// Tells whether a collection's publishing stands still; the indexer of the same process knows.
 pub type StandstillOf = Arc<dyn Fn(&CollectionName) -> Option<Standstill> + Send + Sync>;
+
+/// What a search of a release takes beyond its work.
+pub type DragOf = Arc<dyn Fn(&Manifest) -> Duration + Send + Sync>;
 
 /// What the search role works with.
 pub struct SearchDeps {
@@ -63,6 +87,13 @@ pub struct SearchDeps {
     pub readiness: Readiness,
     /// Figures.
     pub metrics: SearchMetrics,
+    /// Folder for samples of asked queries; without one they are kept in memory.
+    pub query_log: Option<PathBuf>,
+    /// Bytes of memory that this process may use, where that is limited.
+    pub memory_limit: Option<u64>,
+    /// Counted on top of what searches of a release take, for tests of what becomes of a slow index: such a test must
+    /// not depend on how busy its machine is.
+    pub drag: Option<DragOf>,
 }
 
 /// The search role of a process.
@@ -71,6 +102,9 @@ pub struct Search {
     tasks: Tasks,
     filters: FilterCache,
     threads: Arc<tokio::sync::Semaphore>,
+    log: Arc<QueryLog>,
+    /// Held by whoever measures: two at once would measure each other.
+    measuring: tokio::sync::Mutex<()>,
     followed: Mutex<BTreeMap<CollectionName, Arc<Followed>>>,
 }
 
@@ -79,17 +113,55 @@ impl Search {
     pub async fn start(deps: SearchDeps, tasks: Tasks) -> Result<Arc<Self>, StoreError> {
         let threads = Arc::new(tokio::sync::Semaphore::new(deps.parallel_searches));
         let filters = FilterCache::new(FILTER_CACHE_BYTES);
+        let log = Arc::new(QueryLog::new(deps.query_log.clone()));
+        let (keeper, token) = (log.clone(), tasks.token());
+        tasks.spawn("sample of asked queries", async move {
+            keeper.keep(token).await;
+            Ok(())
+        });
         let search = Arc::new(Self {
             deps,
             tasks,
             filters,
             threads,
+            log,
+            measuring: tokio::sync::Mutex::default(),
             followed: Mutex::default(),
         });
         for name in objects::list(&*search.deps.store).await? {
             search.follow(&name).await;
         }
         Ok(search)
+    }
+
+    /// Both lineages of a collection as this server has them; none where there is no such collection.
+    pub async fn serving(self: &Arc<Self>, name: &CollectionName) -> Option<Serving> {
+        let followed = self.collection(name).await?;
+        Some(Serving::of(&followed.lineages()))
+    }
+
+    /// Takes logged queries away by what they say, for `erase`: they are gone from the file when this returns. How many
+    /// they were.
+    ///
+    /// # Errors
+    /// The file cannot be written; the queries are not used any more all the same, and are tried to be taken from the
+    /// file again later.
+    pub async fn delete_logged_queries(
+        self: &Arc<Self>,
+        name: &CollectionName,
+        gone: impl Fn(&LoggedQuery) -> bool + Send,
+    ) -> io::Result<usize> {
+        // The first look at a collection reads its sample.
+        self.collection(name).await;
+        self.log.delete(name, gone).await
+    }
+
+    /// How long a search of this release took, by all accounts.
+    fn dragged(&self, manifest: &Manifest, took: Duration) -> Duration {
+        match &self.deps.drag {
+            Some(drag) => took + drag(manifest),
+            None => took,
+        }
     }
 
     /// The collection, followed from its first use on; none where there is no such collection.

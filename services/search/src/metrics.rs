@@ -11,6 +11,9 @@ const SEARCH_BUCKETS: [f64; 12] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5,
 ];
 
+/// Bounds of durations of measuring in seconds.
+const MEASURE_BUCKETS: [f64; 8] = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0];
+
 /// Figures of all collections; labels are bounded by the number of collections.
 #[derive(Clone)]
 pub struct SearchMetrics {
@@ -21,6 +24,10 @@ pub struct SearchMetrics {
     published_at: IntGaugeVec,
     swap_seconds: HistogramVec,
     refresh_failures: IntCounterVec,
+    flips: IntCounterVec,
+    other_failures: IntCounterVec,
+    queries_left_out: IntCounterVec,
+    measure_seconds: HistogramVec,
     search_seconds: HistogramVec,
     embed_seconds: HistogramVec,
 }
@@ -29,6 +36,7 @@ impl SearchMetrics {
     /// Registers them.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["collection"]);
+        let counter = |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), &["collection"]);
         let seconds = |name: &str, help: &str| {
             HistogramVec::new(
                 HistogramOpts::new(name, help).buckets(SEARCH_BUCKETS.to_vec()),
@@ -51,11 +59,25 @@ impl SearchMetrics {
                 "verdigris_search_swap_seconds",
                 "Duration of a refresh, from the moved pointer to the swap",
             )?,
-            refresh_failures: IntCounterVec::new(
-                Opts::new(
-                    "verdigris_search_refresh_failures_total",
-                    "Looks at the pointer or opened releases that failed",
-                ),
+            refresh_failures: counter(
+                "verdigris_search_refresh_failures_total",
+                "Looks at the pointer or opened releases that failed",
+            )?,
+            flips: counter(
+                "verdigris_search_flips_total",
+                "Times that another lineage took over answering",
+            )?,
+            other_failures: counter(
+                "verdigris_search_other_failures_total",
+                "Releases of the other lineage that could not be opened",
+            )?,
+            queries_left_out: counter(
+                "verdigris_search_queries_left_out_total",
+                "Asked queries that were not offered to the sample because it was busy",
+            )?,
+            measure_seconds: HistogramVec::new(
+                HistogramOpts::new("verdigris_measure_seconds", "Duration of measuring a lineage")
+                    .buckets(MEASURE_BUCKETS.to_vec()),
                 &["collection"],
             )?,
             search_seconds: seconds("verdigris_search_seconds", "Duration of searching, without embedding")?,
@@ -68,6 +90,10 @@ impl SearchMetrics {
         registry.register(Box::new(metrics.published_at.clone()))?;
         registry.register(Box::new(metrics.swap_seconds.clone()))?;
         registry.register(Box::new(metrics.refresh_failures.clone()))?;
+        registry.register(Box::new(metrics.flips.clone()))?;
+        registry.register(Box::new(metrics.other_failures.clone()))?;
+        registry.register(Box::new(metrics.queries_left_out.clone()))?;
+        registry.register(Box::new(metrics.measure_seconds.clone()))?;
         registry.register(Box::new(metrics.search_seconds.clone()))?;
         registry.register(Box::new(metrics.embed_seconds.clone()))?;
         Ok(metrics)
@@ -85,10 +111,22 @@ impl SearchMetrics {
         ] {
             gauge.with_label_values(label);
         }
-        for seconds in [&self.swap_seconds, &self.search_seconds, &self.embed_seconds] {
+        for seconds in [
+            &self.swap_seconds,
+            &self.search_seconds,
+            &self.embed_seconds,
+            &self.measure_seconds,
+        ] {
             seconds.with_label_values(label);
         }
-        self.refresh_failures.with_label_values(label);
+        for counter in [
+            &self.refresh_failures,
+            &self.flips,
+            &self.other_failures,
+            &self.queries_left_out,
+        ] {
+            counter.with_label_values(label);
+        }
     }
 
     pub(crate) fn swapped(&self, name: &CollectionName, manifest: &Manifest, duration: Duration) {
@@ -112,6 +150,23 @@ impl SearchMetrics {
 
     pub(crate) fn refresh_failed(&self, name: &CollectionName) {
         self.refresh_failures.with_label_values(&[name.as_str()]).inc();
+    }
+
+    pub(crate) fn flipped(&self, name: &CollectionName) {
+        self.flips.with_label_values(&[name.as_str()]).inc();
+    }
+
+    pub(crate) fn other_failed(&self, name: &CollectionName) {
+        self.other_failures.with_label_values(&[name.as_str()]).inc();
+    }
+
+    pub(crate) fn query_left_out(&self, name: &CollectionName) {
+        self.queries_left_out.with_label_values(&[name.as_str()]).inc();
+    }
+
+    pub(crate) fn measured(&self, name: &CollectionName, duration: Duration) {
+        let seconds = self.measure_seconds.with_label_values(&[name.as_str()]);
+        seconds.observe(duration.as_secs_f64());
     }
 
     pub(crate) fn searched(&self, name: &CollectionName, embed: Duration, search: Duration) {

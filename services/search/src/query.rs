@@ -8,16 +8,19 @@ use verdigris_core::manifest::Metric;
 use verdigris_engine::filter::Filter;
 use verdigris_engine::release::search::{Hit as Found, Mode, Query};
 use verdigris_proto::reason::Reason;
-use verdigris_proto::search::{Hit, SearchMode, SearchRequest, SearchResponse, Timings};
+use verdigris_proto::search::{Hit, Lineage, SearchMode, SearchRequest, SearchResponse, Timings};
 
 use crate::Search;
-use crate::answer::{document_json, release_info, status_of_engine};
-use crate::follow::Served;
+use crate::answer::{document_json, id_json, release_info, status_of_engine};
+use crate::lineages::Served;
+use crate::page::{PageToken, fingerprint};
 
 /// Hits of one answer.
 pub(crate) const TOP_K: (u32, u32) = (10, 1_000);
 /// How deep pages go.
 const DEPTH_MAX: u32 = 10_000;
+/// Hits that are fetched on the runtime's own threads, a few microseconds each.
+const BRIEF_HITS_MAX: u32 = 20;
 /// The longest query text in bytes.
 const TEXT_BYTES_MAX: usize = 8_192;
 /// The most candidates that a request may ask a graph for.
@@ -36,8 +39,10 @@ pub(crate) struct Checked {
     nprobe: Option<u32>,
     min_score: Option<f32>,
     fingerprint: String,
-    /// The generation that a page token names.
-    pub(crate) generation: Option<u64>,
+    /// Which lineage is to answer.
+    pub(crate) lineage: Lineage,
+    /// The release that a page token names, which answers whatever became of its lineage.
+    pub(crate) page: Option<PageToken>,
 }
 
 /// Checks a request by itself: what is wrong is said with the field's name.
@@ -60,13 +65,12 @@ pub(crate) fn check(request: SearchRequest) -> Result<Checked, Status> {
         ));
     }
     let fingerprint = fingerprint(&request);
-    let (generation, offset) = match request.page_token.as_str() {
-        "" => (None, request.offset),
-        token => {
-            let (generation, offset) = page_token(token, &fingerprint)?;
-            (Some(generation), offset)
-        }
+    let lineage = lineage(request.lineage)?;
+    let page = match request.page_token.as_str() {
+        "" => None,
+        token => Some(PageToken::parse(token, &fingerprint)?),
     };
+    let offset = page.as_ref().map_or(request.offset, |page| page.offset);
     if offset.saturating_add(top_k) > DEPTH_MAX {
         return Err(wrong(
             "offset",
@@ -107,8 +111,15 @@ pub(crate) fn check(request: SearchRequest) -> Result<Checked, Status> {
         nprobe: Some(request.nprobe).filter(|nprobe| *nprobe > 0),
         min_score: request.min_score,
         fingerprint,
-        generation,
+        lineage,
+        page,
     })
+}
+
+/// The lineage that a request asks for.
+pub(crate) fn lineage(asked: i32) -> Result<Lineage, Status> {
+    let wrong = |_| Reason::InvalidArgument.status_for_field("lineage", "this lineage is not known");
+    Lineage::try_from(asked).map_err(wrong)
 }
 
 fn mode(asked: i32, has_text: bool, has_vector: bool) -> Result<Mode, Status> {
@@ -126,7 +137,8 @@ fn mode(asked: i32, has_text: bool, has_vector: bool) -> Result<Mode, Status> {
     }
 }
 
-/// Searches one release. The text is embedded by the release's model, then the search runs on a thread of its own.
+/// Searches one release. The text is embedded by the release's model, then the search runs on a thread of its own; a
+/// brief one runs here, because handing it over and back takes as long again.
 pub(crate) async fn search(
     search: &Arc<Search>,
     served: Arc<Served>,
@@ -138,13 +150,17 @@ pub(crate) async fn search(
     let permit = search.threads.clone().acquire_owned().await;
     let permit = permit.map_err(|_| Reason::ShuttingDown.status("the server is shutting down"))?;
     let (role, manifest) = (search.clone(), served.release.manifest().clone());
-    let work = tokio::task::spawn_blocking(move || {
+    let is_brief = is_brief(&served, &checked, mode);
+    let work = move || {
         let _permit = permit;
         run(&role, &served, &checked, mode, vector.as_deref())
-    });
-    let (hits, next_page_token, searched, fetched) = work
-        .await
-        .map_err(|error| Reason::Internal.status(format!("a search did not end: {error}")))??;
+    };
+    let (hits, next_page_token, searched, fetched) = if is_brief {
+        work()?
+    } else {
+        let worked = tokio::task::spawn_blocking(work).await;
+        worked.map_err(|error| Reason::Internal.status(format!("a search did not end: {error}")))??
+    };
     search.deps.metrics.searched(&manifest.collection, embed, searched);
     let timings = Timings {
         embed_micros: embed.as_micros() as u64,
@@ -200,34 +216,41 @@ fn given_vector(vector: &[f32], dimension: u32, metric: Metric) -> Result<Vec<f3
     }
 }
 
-type Ran = (Vec<Hit>, String, Duration, Duration);
+fn is_brief(served: &Served, checked: &Checked, mode: Mode) -> bool {
+    checked.offset + checked.top_k <= BRIEF_HITS_MAX
+        && served.release.is_brief(&engine_query(served, checked, mode, None))
+}
 
-fn run(search: &Search, served: &Served, checked: &Checked, mode: Mode, vector: Option<&[f32]>) -> Result<Ran, Status> {
-    let began = Instant::now();
-    let depth = (checked.offset + checked.top_k) as usize;
-    let query = Query {
+fn engine_query<'q>(served: &Served, checked: &'q Checked, mode: Mode, vector: Option<&'q [f32]>) -> Query<'q> {
+    Query {
         mode,
         text: checked.text.as_deref(),
         vector,
         // One more tells whether there is another page.
-        top: depth + 1,
+        top: (checked.offset + checked.top_k) as usize + 1,
         filter: checked.filter.as_ref(),
         ef_search: checked.ef_search.or(Some(served.settings.ann.ef_search)),
         nprobe: checked.nprobe.or(Some(served.settings.ann.nprobe)),
         min_score: checked.min_score,
         weights: served.settings.weights,
-    };
+    }
+}
+
+type Ran = (Vec<Hit>, String, Duration, Duration);
+
+fn run(search: &Search, served: &Served, checked: &Checked, mode: Mode, vector: Option<&[f32]>) -> Result<Ran, Status> {
+    let began = Instant::now();
+    let depth = (checked.offset + checked.top_k) as usize;
+    let query = engine_query(served, checked, mode, vector);
     let found = served
         .release
         .search(&query, &search.filters)
         .map_err(|error| status_of_engine(&error))?;
     let searched = began.elapsed();
-    let generation = served.release.manifest().generation;
-    let more = found.len() > depth;
-    let next_page_token = if more {
-        format!("{generation}.{depth}.{}", checked.fingerprint)
-    } else {
-        String::new()
+    let manifest = served.release.manifest();
+    let next_page_token = match found.len() > depth {
+        true => PageToken::of(manifest, depth as u32).encode(&checked.fingerprint),
+        false => String::new(),
     };
     let page = found.iter().take(depth).skip(checked.offset as usize);
     let hits: Result<Vec<Hit>, Status> = page.map(|found| hit(served, found, &checked.fields)).collect();
@@ -235,10 +258,20 @@ fn run(search: &Search, served: &Served, checked: &Checked, mode: Mode, vector: 
 }
 
 fn hit(served: &Served, found: &Found, fields: &[String]) -> Result<Hit, Status> {
-    let stored = served
-        .release
-        .stored(found.place)
-        .map_err(|error| status_of_engine(&error))?;
+    let of_engine = |error| status_of_engine(&error);
+    if !fields.is_empty() && fields.iter().all(|field| field == "id") {
+        // Columns have all of it: no state is unpacked.
+        let id = served.release.id(found.place).map_err(of_engine)?;
+        return Ok(Hit {
+            score: found.score,
+            words_score: found.words,
+            vector_score: found.vector,
+            document_json: id_json(&id),
+            written_generation: served.release.generation(found.place),
+            id,
+        });
+    }
+    let stored = served.release.stored(found.place).map_err(of_engine)?;
     Ok(Hit {
         score: found.score,
         words_score: found.words,
@@ -247,36 +280,4 @@ fn hit(served: &Served, found: &Found, fields: &[String]) -> Result<Hit, Status>
         written_generation: stored.generation,
         id: stored.id,
     })
-}
-
-/// What a page token must agree with: everything that decides the order of hits.
-fn fingerprint(request: &SearchRequest) -> String {
-    let mut same = request.clone();
-    same.page_token = String::new();
-    same.offset = 0;
-    same.top_k = 0;
-    same.fields = Vec::new();
-    same.min_position = String::new();
-    // Writing numbers as text would take as long as the search of a small catalog.
-    let vector = std::mem::take(&mut same.vector);
-    let mut bytes = format!("{same:?}").into_bytes();
-    bytes.extend(vector.iter().flat_map(|x| x.to_le_bytes()));
-    let digest = verdigris_core::digest::Digest::of(&bytes).to_string();
-    digest[..16].to_owned()
-}
-
-/// A page token is `{generation}.{offset}.{fingerprint of the search}`.
-fn page_token(token: &str, fingerprint: &str) -> Result<(u64, u32), Status> {
-    let wrong = |message: &str| Reason::InvalidPageToken.status_for_field("page_token", message);
-    let mut parts = token.split('.');
-    let parsed = (|| {
-        let generation = parts.next()?.parse().ok()?;
-        let offset = parts.next()?.parse().ok()?;
-        Some((generation, offset, parts.next()?)).filter(|_| parts.next().is_none())
-    })();
-    let (generation, offset, of) = parsed.ok_or_else(|| wrong("this is no page token"))?;
-    if of != fingerprint {
-        return Err(wrong("this page token belongs to another search"));
-    }
-    Ok((generation, offset))
 }

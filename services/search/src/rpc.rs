@@ -3,21 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use verdigris_core::names::CollectionName;
 use verdigris_core::position::Position;
 use verdigris_proto::reason::Reason;
 use verdigris_proto::search::search_service_server::SearchService;
 use verdigris_proto::search::{
     BatchSearchRequest, BatchSearchResponse, GetDocumentRequest, GetDocumentResponse, GetServingStatsRequest,
-    GetServingStatsResponse, SearchRequest, SearchResponse, Timings,
+    GetServingStatsResponse, Lineage, SearchRequest, SearchResponse, Timings,
 };
 use verdigris_runtime::deadline::Deadline;
 
 use crate::Search;
 use crate::answer::{document_json, release_info, status_of_engine, status_of_not_served};
-use crate::follow::{Followed, NotServed, Served};
-use crate::query::{self, check};
+use crate::lineages::{Followed, Lineages, NotServed, Served};
+use crate::query::{self, Checked, check, lineage};
+use crate::serving;
 
 /// How long a read waits for its position when its caller gives no deadline.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -45,8 +46,14 @@ impl SearchRpc {
 
     /// Waits for a release that holds the position: read your writes. Ends a little before the caller's deadline; where
     /// publishing stands still, it fails at once.
-    async fn at_least(&self, followed: &Followed, min_position: &str, limit: Option<Duration>) -> Result<(), Status> {
-        let wait = self.wait_for(followed, min_position);
+    async fn at_least(
+        &self,
+        followed: &Followed,
+        lineage: Lineage,
+        min_position: &str,
+        limit: Option<Duration>,
+    ) -> Result<(), Status> {
+        let wait = self.wait_for(followed, lineage, min_position);
         match tokio::time::timeout(limit.unwrap_or(WAIT_MAX), wait).await {
             Ok(result) => result,
             Err(_) => {
@@ -56,7 +63,7 @@ impl SearchRpc {
         }
     }
 
-    async fn wait_for(&self, followed: &Followed, min_position: &str) -> Result<(), Status> {
+    async fn wait_for(&self, followed: &Followed, lineage: Lineage, min_position: &str) -> Result<(), Status> {
         /// How soon a standstill that begins while somebody waits is told.
         const LOOK: Duration = Duration::from_millis(100);
         if min_position.is_empty() {
@@ -72,7 +79,7 @@ impl SearchRpc {
             if let Some(misfit) = standstill.filter(|standstill| standstill.reason == Reason::StreamMismatch) {
                 return Err(misfit.reason.status(misfit.message));
             }
-            if let Ok(served) = followed.served() {
+            if let Ok(served) = followed.lineages().served(lineage) {
                 let checkpoint = &served.release.manifest().checkpoint;
                 let sequence = checkpoint
                     .stream
@@ -96,33 +103,29 @@ impl SearchRpc {
     }
 
     async fn answer(&self, request: Request<SearchRequest>) -> Result<SearchResponse, Status> {
-        let began = Instant::now();
         let limit = Deadline::remaining(request.extensions());
         let request = request.into_inner();
         let followed = self.followed(&request.collection).await?;
+        let (text, filter) = (request.text.clone(), request.filter.clone());
         let min_position = request.min_position.clone();
         let checked = check(request)?;
-        self.at_least(&followed, &min_position, limit).await?;
+        let began = Instant::now();
+        self.at_least(&followed, checked.lineage, &min_position, limit).await?;
         let waited = began.elapsed();
-        let served = match checked.generation {
-            None => followed.served(),
-            Some(generation) => Ok(followed.paged(generation).ok_or_else(|| {
-                Reason::ReleaseGone.status(format!(
-                    "release {generation} is not open any more: search again from the first page"
-                ))
-            })?),
-        };
-        let served = match served {
-            Err(NotServed::Empty) => {
-                return Ok(SearchResponse {
-                    timings: Some(Timings::default()),
-                    ..SearchResponse::default()
-                });
-            }
-            Err(why) => return Err(status_of_not_served(&followed.name, &why)),
-            Ok(served) => served,
-        };
-        let mut response = query::search(&self.search, served, checked).await?;
+        let lineages = followed.lineages();
+        // A preview and a page say nothing of what people ask, nor of how the active lineage answers.
+        let is_asked = checked.lineage != Lineage::Other && checked.page.is_none();
+        let answer = self.answer_from(&followed, &lineages, checked).await;
+        if is_asked {
+            self.remember(
+                &followed,
+                &lineages,
+                (&text, &filter),
+                answer.as_ref().err(),
+                began.elapsed() - waited,
+            );
+        }
+        let mut response = answer?;
         if let Some(timings) = &mut response.timings {
             timings.wait_micros = waited.as_micros() as u64;
             timings.total_micros = began.elapsed().as_micros() as u64;
@@ -130,13 +133,70 @@ impl SearchRpc {
         Ok(response)
     }
 
-    fn served(followed: &Followed) -> Result<Option<Arc<Served>>, Status> {
-        match followed.served() {
+    async fn answer_from(
+        &self,
+        followed: &Followed,
+        lineages: &Lineages,
+        checked: Checked,
+    ) -> Result<SearchResponse, Status> {
+        let served = match &checked.page {
+            None => lineages.served(checked.lineage),
+            Some(page) => Ok(followed.paged(page.generation, &page.lineage).ok_or_else(|| {
+                Reason::ReleaseGone.status(format!(
+                    "release {} is not open any more: search again from the first page",
+                    page.generation
+                ))
+            })?),
+        };
+        match served {
+            Err(NotServed::Empty) => Ok(SearchResponse {
+                timings: Some(Timings::default()),
+                ..SearchResponse::default()
+            }),
+            Err(why) => Err(status_of_not_served(&followed.name, &why)),
+            Ok(served) => query::search(&self.search, served, checked).await,
+        }
+    }
+
+    /// Counts a search in the window of the lineage that answered it, and offers it to the sample of asked queries.
+    fn remember(
+        &self,
+        followed: &Followed,
+        lineages: &Lineages,
+        (text, filter): (&str, &str),
+        error: Option<&Status>,
+        duration: Duration,
+    ) {
+        let window = lineages.windows().0;
+        let dragged = lineages.served(Lineage::Active);
+        let duration = dragged.map_or(duration, |served| {
+            self.search.dragged(served.release.manifest(), duration)
+        });
+        match (window, error) {
+            (Some(window), None) => window.answered(duration),
+            (Some(window), Some(error)) if is_ours(error) => window.failed(),
+            _ => {}
+        }
+        if error.is_none() && !self.search.log.asked(&followed.name, text, filter) {
+            self.search.deps.metrics.query_left_out(&followed.name);
+        }
+    }
+
+    fn served(followed: &Followed, lineage: Lineage) -> Result<Option<Arc<Served>>, Status> {
+        match followed.lineages().served(lineage) {
             Ok(served) => Ok(Some(served)),
             Err(NotServed::Empty) => Ok(None),
             Err(why) => Err(status_of_not_served(&followed.name, &why)),
         }
     }
+}
+
+/// Whether a search failed by a fault of this server, and not of its caller.
+fn is_ours(error: &Status) -> bool {
+    matches!(
+        error.code(),
+        Code::Unknown | Code::Internal | Code::DataLoss | Code::Unavailable | Code::DeadlineExceeded
+    )
 }
 
 #[tonic::async_trait]
@@ -155,25 +215,35 @@ impl SearchService for SearchRpc {
             let message = format!("{} searches in the batch; 1 to {BATCH_MAX} are allowed", requests.len());
             return Err(Reason::InvalidArgument.status_for_field("requests", message));
         }
-        let collection = requests[0].collection.clone();
+        let (collection, asked) = (requests[0].collection.clone(), requests[0].lineage);
+        let is_other = |request: &SearchRequest| request.collection != collection || request.lineage != asked;
         if requests
             .iter()
-            .any(|request| request.collection != collection || !request.page_token.is_empty())
+            .any(|request| is_other(request) || !request.page_token.is_empty())
         {
-            let message = "all searches of a batch are of one collection, and none goes on from a page";
+            let message = "all searches of a batch are of one collection and one lineage, and none goes on from a page";
             return Err(Reason::InvalidArgument.status_for_field("requests", message));
         }
         let followed = self.followed(&collection).await?;
+        let asked = lineage(asked)?;
         for request in &requests {
-            self.at_least(&followed, &request.min_position, limit).await?;
+            self.at_least(&followed, asked, &request.min_position, limit).await?;
         }
-        let Some(served) = Self::served(&followed)? else {
+        let Some(served) = Self::served(&followed, asked)? else {
             let responses = requests.iter().map(|_| SearchResponse::default()).collect();
             return Ok(Response::new(BatchSearchResponse { responses }));
         };
+        let lineages = followed.lineages();
         let mut responses = Vec::with_capacity(requests.len());
         for request in requests {
-            responses.push(query::search(&self.search, served.clone(), check(request)?).await?);
+            let (text, filter) = (request.text.clone(), request.filter.clone());
+            let (checked, began) = (check(request)?, Instant::now());
+            let answer = query::search(&self.search, served.clone(), checked).await;
+            if asked != Lineage::Other {
+                let error = answer.as_ref().err();
+                self.remember(&followed, &lineages, (&text, &filter), error, began.elapsed());
+            }
+            responses.push(answer?);
         }
         Ok(Response::new(BatchSearchResponse { responses }))
     }
@@ -185,9 +255,10 @@ impl SearchService for SearchRpc {
         let limit = Deadline::remaining(request.extensions());
         let request = request.into_inner();
         let followed = self.followed(&request.collection).await?;
-        self.at_least(&followed, &request.min_position, limit).await?;
+        let lineage = lineage(request.lineage)?;
+        self.at_least(&followed, lineage, &request.min_position, limit).await?;
         let missing = || Reason::DocumentNotFound.status(format!("document {:?} does not exist", request.id));
-        let served = Self::served(&followed)?.ok_or_else(missing)?;
+        let served = Self::served(&followed, lineage)?.ok_or_else(missing)?;
         let release = &served.release;
         let place = release
             .find(&request.id)
@@ -213,9 +284,20 @@ impl SearchService for SearchRpc {
         let limit = Deadline::remaining(request.extensions());
         let request = request.into_inner();
         let followed = self.followed(&request.collection).await?;
-        self.at_least(&followed, &request.min_position, limit).await?;
-        let Some(served) = Self::served(&followed)? else {
-            return Ok(Response::new(GetServingStatsResponse::default()));
+        let lineage = lineage(request.lineage)?;
+        self.at_least(&followed, lineage, &request.min_position, limit).await?;
+        let lineages = followed.lineages();
+        let (now, before) = lineages.windows();
+        let both = GetServingStatsResponse {
+            lineages: serving::statuses(&lineages),
+            window: now.map(|window| serving::window(window.facts())),
+            window_before: before.map(|window| serving::window(window.facts())),
+            ..GetServingStatsResponse::default()
+        };
+        let served = match lineages.served(lineage) {
+            Ok(served) => served,
+            Err(NotServed::Empty) => return Ok(Response::new(both)),
+            Err(why) => return Err(status_of_not_served(&followed.name, &why)),
         };
         let manifest = served.release.manifest();
         Ok(Response::new(GetServingStatsResponse {
@@ -230,6 +312,7 @@ impl SearchService for SearchRpc {
                 .sum(),
             dimension: manifest.dimension,
             embedder: format!("{}/{}", manifest.embedder.provider, manifest.embedder.model),
+            ..both
         }))
     }
 }

@@ -1,13 +1,17 @@
 //! The command line: what can be asked, with its help. What is done about it lies in `commands`.
 
+mod erase;
 mod rebuild;
+mod rollout;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::erase::Erase;
 pub(crate) use self::rebuild::Rebuild;
+pub(crate) use self::rollout::Rollout;
 
 /// Blue/green vector search for product catalogs.
 #[derive(Debug, Parser)]
@@ -62,11 +66,14 @@ pub(crate) enum Command {
     /// Send documents or events from JSON Lines files, or from standard input (-)
     Ingest(Ingest),
     /// Search by text, vector, or both
-    Search(Search),
+    Search(Box<Search>),
     /// Show a document
     Get {
         /// Document id
         id: String,
+        /// Which lineage answers
+        #[arg(long, value_enum, default_value = "active")]
+        lineage: Lineage,
         /// Wait until the release holds at least this position
         #[arg(long)]
         min_position: Option<String>,
@@ -123,6 +130,11 @@ pub(crate) enum Command {
     Releases(Releases),
     /// Write all rows anew as another lineage, beside what is served: for new settings, a new model, a new index type
     Rebuild(Rebuild),
+    /// Hide documents in every release at once and for ever, and remove their bytes; or show what is left of them
+    Erase(Erase),
+    /// Which lineage answers, and how another comes to answer
+    #[command(subcommand)]
+    Rollout(Rollout),
     /// The release that breached a guard and waits for a decision
     #[command(subcommand)]
     Staged(Staged),
@@ -132,6 +144,9 @@ pub(crate) enum Command {
     /// The embedding model
     #[command(subcommand)]
     Model(Model),
+    /// Queries that releases are measured with
+    #[command(subcommand)]
+    Queries(Queries),
     /// Measure relevance: queries and judgements as TSV
     Evaluate(Evaluate),
     /// Look for trouble: processor, model, data folder, pointer, releases, log
@@ -213,6 +228,15 @@ pub(crate) enum SearchMode {
     Words,
 }
 
+/// Which of the two lineages answers.
+#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
+pub(crate) enum Lineage {
+    /// The one that answers everybody.
+    Active,
+    /// The candidate, or the way back.
+    Other,
+}
+
 /// `search`.
 #[derive(Debug, Args)]
 pub(crate) struct Search {
@@ -231,6 +255,12 @@ pub(crate) struct Search {
     /// Go on where an answer ended, in the same release
     #[arg(long, value_name = "TOKEN", conflicts_with = "offset")]
     pub(crate) page_token: Option<String>,
+    /// Which lineage answers; the other one for a preview
+    #[arg(long, value_enum, default_value = "active")]
+    pub(crate) lineage: Lineage,
+    /// Show what both lineages answer, side by side
+    #[arg(long, conflicts_with_all = ["lineage", "page_token", "offset"])]
+    pub(crate) compare: bool,
     /// Which lists to ask
     #[arg(long, value_enum)]
     pub(crate) mode: Option<SearchMode>,
@@ -435,6 +465,44 @@ pub(crate) enum DeadLetters {
         #[arg(required = true)]
         positions: Vec<String>,
     },
+}
+
+/// `queries`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Queries {
+    /// Queries with what must be found: a release that misses it is not promoted by itself
+    #[command(subcommand)]
+    Golden(Golden),
+    /// The sample of asked queries that the server keeps on its machine
+    #[command(subcommand)]
+    Log(QueryLog),
+}
+
+/// `queries golden`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Golden {
+    /// Put a file of golden queries in the place of all earlier ones: JSON Lines, or TSV
+    Set {
+        /// The file, or - for standard input
+        file: String,
+    },
+    /// Show the golden queries, in a form that can be set again
+    Show,
+    /// Take all golden queries away
+    Clear,
+}
+
+/// `queries log`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueryLog {
+    /// Show some of the kept queries, drawn at random
+    Show {
+        /// Queries to show
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u32,
+    },
+    /// Empty the sample
+    Clear,
 }
 
 /// `model`.

@@ -1,4 +1,4 @@
-//! A connection to a server: the three services of one channel, with the caller's token on each call.
+//! A connection to a server: the services of one channel, with the caller's token on each call.
 //!
 //! Where the server is, is decided by `main`. Deadlines are set for each call by who makes it, since a search and a
 //! resync have little in common. TLS is absent: it ends at a proxy before the server.
@@ -14,7 +14,10 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use verdigris_proto::admin::admin_service_client::AdminServiceClient;
 use verdigris_proto::ingest::ingest_service_client::IngestServiceClient;
+use verdigris_proto::rollout::rollout_service_client::RolloutServiceClient;
+use verdigris_proto::search::query_service_client::QueryServiceClient;
 use verdigris_proto::search::search_service_client::SearchServiceClient;
+use verdigris_runtime::gather;
 
 use crate::commands::CommandError;
 
@@ -60,7 +63,7 @@ impl Client {
     /// Connects to a server at `url`, such as `http://127.0.0.1:7700`; without a scheme it is http.
     pub(crate) async fn connect(url: &str, credentials: Credentials) -> Result<Self, CommandError> {
         let endpoint = endpoint(url)?;
-        let connected = endpoint.connect().await;
+        let connected = gather::connect(&endpoint).await;
         let channel = connected.map_err(|source| CommandError::Unreachable {
             url: url.to_owned(),
             source,
@@ -80,9 +83,19 @@ impl Client {
         SearchServiceClient::new(self.authorized.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
+    /// Golden and asked queries.
+    pub(crate) fn queries(&self) -> QueryServiceClient<Authorized> {
+        QueryServiceClient::new(self.authorized.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
     /// Events in.
     pub(crate) fn ingest(&self) -> IngestServiceClient<Authorized> {
         IngestServiceClient::new(self.authorized.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// Rollouts.
+    pub(crate) fn rollout(&self) -> RolloutServiceClient<Authorized> {
+        RolloutServiceClient::new(self.authorized.clone())
     }
 
     /// Collections and what belongs to them.

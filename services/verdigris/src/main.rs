@@ -9,11 +9,13 @@ mod exit;
 mod export;
 mod folder;
 mod local;
+mod memory;
 mod opener;
 mod output;
 #[cfg(test)]
 mod reference;
 mod relevance;
+mod searchers;
 mod server;
 mod starting;
 mod up;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use verdigris_controller::metrics::ControllerMetrics;
 use verdigris_core::settings::Settings;
 use verdigris_indexer::metrics::IndexerMetrics;
 use verdigris_runtime::config::process::KEYS;
@@ -54,6 +55,7 @@ fn the_metrics_page_is_current_and_names_are_in_order() {
     RpcMetrics::register(&registry).expect("registered");
     IndexerMetrics::register(&registry).expect("registered").touch();
     SearchMetrics::register(&registry).expect("registered").touch();
+    ControllerMetrics::register(&registry).expect("registered").touch();
     assert_eq!(metrics::naming_mistakes(&registry), Vec::<String>::new());
     let page = format!(
         "# Metrics\n\nWhat `/metrics` says. Labels are bounded.\n\n{}",

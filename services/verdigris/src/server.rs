@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,13 +12,19 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
 use verdigris_bus::{Bus, SqliteBus, SqliteOptions};
+use verdigris_controller::metrics::ControllerMetrics;
+use verdigris_controller::{Controller, ControllerDeps, RolloutRpc};
+use verdigris_core::queries::LoggedQuery;
 use verdigris_embed::{CACHE_VECTORS_MAX, Embedders, EmbeddingCache};
 use verdigris_engine::release::open::OpenRelease;
 use verdigris_indexer::metrics::IndexerMetrics;
-use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, IngestRpc, collect_garbage};
+use verdigris_indexer::{AdminRpc, ForgetQueries, Indexer, IndexerDeps, IngestRpc, collect_garbage};
 use verdigris_proto::admin::admin_service_server::AdminServiceServer;
 use verdigris_proto::ingest::ingest_service_server::IngestServiceServer;
 use verdigris_proto::reason::Reason;
+use verdigris_proto::rollout::rollout_service_server::RolloutServiceServer;
+use verdigris_proto::search::measurement_service_server::MeasurementServiceServer;
+use verdigris_proto::search::query_service_server::QueryServiceServer;
 use verdigris_proto::search::search_service_server::SearchServiceServer;
 use verdigris_runtime::authentication::{Scope, Tokens};
 use verdigris_runtime::clock::Clock;
@@ -28,12 +34,14 @@ use verdigris_runtime::metrics::RpcMetrics;
 use verdigris_runtime::serving::{GuardConfig, GuardLayer, MESSAGE_BYTES_MAX, RETRY_AFTER, Refused};
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_search::metrics::SearchMetrics;
-use verdigris_search::{Search, SearchDeps, SearchRpc, Standstill};
+use verdigris_search::{MeasurementRpc, QueryRpc, Search, SearchDeps, SearchRpc, Standstill, StandstillOf};
 use verdigris_store::Store;
 use verdigris_store::directory::DirectoryStore;
 
 use crate::folder::Folder;
+use crate::memory::memory_limit;
 use crate::opener::Opener;
+use crate::searchers::InProcess;
 
 /// How often a reader looks at the pointer of a folder on its own machine.
 const POLL: Duration = Duration::from_millis(50);
@@ -100,6 +108,7 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         threads,
     } = parts(&start.folder, start.models)?;
     let instance = format!("up/{}-{:x}", std::process::id(), clock.now_ns());
+    let searching: Arc<OnceLock<Arc<Search>>> = Arc::default();
     let deps = IndexerDeps {
         store: store.clone(),
         bus,
@@ -109,14 +118,15 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         scratch: start.folder.scratch(),
         threads,
         metrics: IndexerMetrics::register(&start.registry)?,
+        forget_queries: forget_queries(searching.clone()),
     };
-    let indexer = Indexer::start(deps, tasks.clone(), instance).await?;
+    let indexer = Indexer::start(deps, tasks.clone(), instance.clone()).await?;
     let (garbage, token) = (indexer.clone(), tasks.token());
     tasks.spawn("garbage collection", async move {
         collect_garbage(garbage, token).await;
         Ok(())
     });
-    let status_of = indexer.clone();
+    let (owned_store, owner_clock) = (store.clone(), clock.clone());
     let deps = SearchDeps {
         store,
         opener,
@@ -124,25 +134,22 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         clock,
         poll: POLL,
         parallel_searches: threads,
-        standstill: Arc::new(move |name| {
-            let standstill = status_of.handle(name)?.status.standstill()?;
-            Some(Standstill {
-                reason: standstill.reason,
-                message: standstill.message,
-            })
-        }),
+        standstill: standstill_of(indexer.clone()),
         readiness: start.readiness.clone(),
         metrics: SearchMetrics::register(&start.registry)?,
+        query_log: Some(start.folder.cache().join("queries")),
+        memory_limit: memory_limit(),
+        drag: None,
     };
     let search = Search::start(deps, tasks.clone()).await?;
+    // It is set once, here.
+    let _ = searching.set(search.clone());
+    let metrics = ControllerMetrics::register(&start.registry)?;
+    let owner = owner(owned_store, search.clone(), owner_clock, metrics, instance);
+    let controller = Controller::start(owner, tasks.clone()).await?;
     let guard = guard(&start.registry, start.tokens, start.concurrent_calls)?;
-    let routes = Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search))))
-        .add_service(
-            IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(AdminServiceServer::new(AdminRpc::new(indexer)).max_decoding_message_size(MESSAGE_BYTES_MAX));
     let server = Server {
-        routes,
+        routes: routes(search, indexer, controller),
         guard,
         descriptors: verdigris_proto::FILE_DESCRIPTORS,
         readiness: start.readiness,
@@ -159,6 +166,65 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         grpc,
         _folder: start.folder,
     })
+}
+
+/// What the owner of rollouts works with.
+fn owner(
+    store: Arc<dyn Store>,
+    search: Arc<Search>,
+    clock: Clock,
+    metrics: ControllerMetrics,
+    id: String,
+) -> ControllerDeps {
+    ControllerDeps {
+        store,
+        searchers: Arc::new(InProcess(search)),
+        clock,
+        metrics,
+        id,
+    }
+}
+
+/// Why publishing stands still, as the indexer knows.
+fn standstill_of(indexer: Arc<Indexer>) -> StandstillOf {
+    Arc::new(move |name| {
+        let standstill = indexer.handle(name)?.status.standstill()?;
+        Some(Standstill {
+            reason: standstill.reason,
+            message: standstill.message,
+        })
+    })
+}
+
+/// Takes logged queries away that name an erased document by its id.
+fn forget_queries(searching: Arc<OnceLock<Arc<Search>>>) -> ForgetQueries {
+    Arc::new(move |name, ids| {
+        let (searching, name) = (searching.clone(), name.clone());
+        let ids: Vec<String> = ids.iter().map(|id| id.to_lowercase()).collect();
+        Box::pin(async move {
+            // The indexer begins first, and asks again.
+            let search = searching.get().ok_or(std::io::ErrorKind::NotConnected)?;
+            let says = move |query: &LoggedQuery| {
+                let (text, filter) = (query.text.to_lowercase(), query.filter.to_lowercase());
+                ids.iter().any(|id| text.contains(id) || filter.contains(id))
+            };
+            search.delete_logged_queries(&name, says).await.map(|_| ())
+        })
+    })
+}
+
+/// The services of all roles.
+fn routes(search: Arc<Search>, indexer: Arc<Indexer>, controller: Arc<Controller>) -> Routes {
+    Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search.clone()))))
+        .add_service(
+            QueryServiceServer::new(QueryRpc::new(search.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(MeasurementServiceServer::new(MeasurementRpc::new(search)))
+        .add_service(
+            IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .add_service(AdminServiceServer::new(AdminRpc::new(indexer)).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(RolloutServiceServer::new(RolloutRpc::new(controller)))
 }
 
 async fn serve(server: Server, listener: TcpListener, token: CancellationToken) -> anyhow::Result<()> {
@@ -192,7 +258,10 @@ fn scope_of(path: &str) -> Option<Scope> {
     match service {
         "verdigris.search.v1.SearchService" => Some(Scope::Read),
         "verdigris.ingest.v1.IngestService" => Some(Scope::Ingest),
-        "verdigris.admin.v1.AdminService" => Some(Scope::Admin),
+        "verdigris.admin.v1.AdminService"
+        | "verdigris.search.v1.MeasurementService"
+        | "verdigris.search.v1.QueryService"
+        | "verdigris.rollout.v1.RolloutService" => Some(Scope::Admin),
         _ => None,
     }
 }

@@ -146,7 +146,11 @@ fn publishes_and_merges_beside_a_collection_that_sleeps_at_any_call_lose_nothing
     let mut scene = Scene::new();
     let mut deletes = 0;
     // A round lists, reads the pointer and manifests, and deletes: each call in turn is the one that sleeps.
-    for n in 0..40 {
+    // Looks at the pointer by others come between, more of them on a slow machine.
+    for n in 0..120 {
+        if n >= 40 && deletes > 0 {
+            break;
+        }
         let (mut calls, mut is_round) = (0, false);
         let stop = scene.store.stop_at(move |operation, _| {
             is_round |= operation == Operation::List;

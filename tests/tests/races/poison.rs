@@ -62,6 +62,7 @@ pub(crate) fn batch(process: &Process, id: &str, position: &str) -> Option<u64> 
         collection: name().to_string(),
         id: id.to_owned(),
         min_position: position.to_owned(),
+        ..GetDocumentRequest::default()
     };
     match process.block_on(process.search.get_document(Request::new(request))) {
         Ok(answer) => {

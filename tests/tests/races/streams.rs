@@ -62,6 +62,7 @@ fn check(world: &World, bus: SqliteBus) {
         collection: name().to_string(),
         id: "d5".to_owned(),
         min_position: position,
+        ..GetDocumentRequest::default()
     };
     let told = process.block_on(process.search.get_document(Request::new(request)));
     assert_eq!(

@@ -225,6 +225,7 @@ impl Process {
             scratch: world.scratch(),
             threads: 1,
             metrics: IndexerMetrics::register(&registry).expect("a fresh registry"),
+            forget_queries: Arc::new(|_, _| Box::pin(async { Ok(()) })),
         };
         let indexer = runtime.block_on(Indexer::start(deps, tasks.clone(), start.instance));
         let indexer = indexer?;
@@ -245,6 +246,9 @@ impl Process {
             }),
             readiness: readiness.clone(),
             metrics: SearchMetrics::register(&registry).expect("a fresh registry"),
+            query_log: Some(world.folder.path().join("queries")),
+            memory_limit: Some(1 << 40),
+            drag: None,
         };
         let search = runtime.block_on(Search::start(deps, tasks.clone()))?;
         let (garbage, token) = (indexer.clone(), tasks.token());
@@ -305,6 +309,7 @@ impl Process {
         let request = GetServingStatsRequest {
             collection,
             min_position,
+            ..GetServingStatsRequest::default()
         };
         let stats = self.block_on(self.search.get_serving_stats(Request::new(request)));
         let release = stats.expect("the search role follows").into_inner().release;

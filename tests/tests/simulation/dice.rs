@@ -32,7 +32,7 @@ impl Dice {
 
     /// True once in so many times.
     pub(crate) fn once_in(&mut self, times: u64) -> bool {
-        times > 0 && self.next() % times == 0
+        times > 0 && self.next().is_multiple_of(times)
     }
 
     pub(crate) fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {

@@ -68,6 +68,7 @@ impl Process {
             scratch,
             threads: 1,
             metrics: IndexerMetrics::register(&Registry::new()).expect("a fresh registry"),
+            forget_queries: Arc::new(|_, _| Box::pin(async { Ok(()) })),
         };
         let (tasks, _) = Tasks::new();
         let started = Arc::new(OnceLock::new());

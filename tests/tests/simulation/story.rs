@@ -51,10 +51,7 @@ impl Story {
         let mut dice = Dice::new(seed);
         let disk = Disk::new(BEGIN);
         let log = Log::new(u128::from(dice.next()) << 64 | u128::from(seed), &disk);
-        let mut settings = Settings::default();
-        settings.embedder = Settings::parse(br#"{"embedder":{"provider":"hash","dimension":8}}"#)
-            .expect("valid")
-            .embedder;
+        let mut settings = Settings::parse(br#"{"embedder":{"provider":"hash","dimension":8}}"#).expect("valid");
         settings.revision = *dice.one_of(&[RevisionKind::EventTime, RevisionKind::Number]);
         settings.window.milliseconds = *dice.one_of(&[1, 50, 200]);
         settings.window.events = *dice.one_of(&[3, 10, 1_000]);

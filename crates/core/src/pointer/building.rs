@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EditRefused, LineagePointer, LineageRole, ManifestReference, Pointer};
+use super::{EditRefused, LineagePointer, LineageRole, ManifestReference, Pointer, Published};
 use crate::digest::ContentSum;
 use crate::manifest::{LineageId, SegmentEntry, SettingsReference};
 use crate::pointer::KeptRelease;
@@ -116,12 +116,14 @@ impl Pointer {
             Some(other) if other.lineage == release.lineage => {
                 other.generation = release.generation;
                 let before = std::mem::replace(&mut other.manifest, release.manifest.clone());
+                self.other_release = Some(release.clone());
                 self.unname(before, now);
             }
             None => {
                 let Some(build) = build else { return };
                 let build = self.builds.remove(build);
                 self.other_settings = Some(build.settings);
+                self.other_release = Some(release.clone());
                 self.other = Some(LineagePointer {
                     lineage: release.lineage.clone(),
                     generation: release.generation,
@@ -132,6 +134,41 @@ impl Pointer {
             }
             Some(_) => {}
         }
+    }
+
+    /// A release is published as a candidate alone: the active lineage stays as it is until the candidate is promoted
+    /// or given up. A way back makes room.
+    pub fn publish_candidate(
+        &self,
+        epoch: u64,
+        published: &Published,
+        nonce: String,
+        now: Timestamp,
+    ) -> Result<Self, EditRefused> {
+        self.check_publishes(epoch, published.release.generation)?;
+        let candidate = self.other.as_ref().filter(|other| other.role == LineageRole::Candidate);
+        let taken = candidate.map(|other| other.lineage.clone());
+        let taken = taken.or_else(|| self.builds.first().map(|build| build.lineage.clone()));
+        if let Some(lineage) = taken {
+            return Err(EditRefused::OtherTaken(lineage));
+        }
+        if self.active.is_none() {
+            return Err(EditRefused::NothingToBuildFrom);
+        }
+        let (mut next, release) = (self.next(nonce, now), &published.release);
+        next.unname_other(now);
+        next.generation = release.generation;
+        next.other_settings = Some(published.settings.clone());
+        next.other_release = Some(release.clone());
+        next.other = Some(LineagePointer {
+            lineage: release.lineage.clone(),
+            generation: release.generation,
+            manifest: release.manifest.clone(),
+            role: LineageRole::Candidate,
+            since: now,
+        });
+        next.forget(published.grace_ns, now);
+        Ok(next)
     }
 
     /// The indexer gives up another lineage that it cannot follow.

@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EditRefused, Hold, HoldKind, LineagePointer, LineageRole, ManifestReference, OwnerClaim, Pointer, UnnamedManifest,
+    EditRefused, Hold, HoldKind, KeptRelease, LineagePointer, LineageRole, ManifestReference, OwnerClaim, Pointer,
+    UnnamedManifest,
 };
 use crate::manifest::LineageId;
 use crate::timestamp::Timestamp;
@@ -180,20 +181,20 @@ impl Pointer {
         let (Some(left), Some(comes)) = (active, other) else {
             return Err(EditRefused::NotNamed(flip.lineage.clone()));
         };
-        if comes.generation != left.generation && !flip.stale {
+        if comes.generation < left.generation && !flip.stale {
             return Err(EditRefused::NotLevel {
                 lineage: comes.lineage,
                 generation: comes.generation,
                 newest: left.generation,
             });
         }
-        // The list of releases shows what answers; what it showed before may be read for the grace.
-        let mut hidden = Vec::new();
-        for kept in next.kept.iter_mut().filter(|kept| kept.generation == comes.generation) {
-            kept.lineage = comes.lineage.clone();
-            hidden.push(std::mem::replace(&mut kept.manifest, comes.manifest.clone()));
-        }
-        hidden.into_iter().for_each(|manifest| next.unname(manifest, now));
+        let left_release = next
+            .kept
+            .iter()
+            .rfind(|kept| kept.generation == left.generation)
+            .cloned();
+        let comes_release = std::mem::replace(&mut next.other_release, left_release);
+        next.keep_instead(comes_release, now);
         next.served.push(Served {
             lineage: comes.lineage.clone(),
             generation: comes.generation,
@@ -221,6 +222,25 @@ impl Pointer {
         // Its events are read again by the lineage that answers now, and judged anew.
         let _ = next.unname_staged(now);
         Ok(next)
+    }
+
+    /// The list of releases shows what answered: a release of the same generation makes room, and may be read for the
+    /// grace.
+    fn keep_instead(&mut self, release: Option<KeptRelease>, now: Timestamp) {
+        let Some(release) = release else { return };
+        let at = self.kept.partition_point(|kept| kept.generation < release.generation);
+        match self
+            .kept
+            .get_mut(at)
+            .filter(|kept| kept.generation == release.generation)
+        {
+            Some(kept) => {
+                let pinned = kept.pinned;
+                let hidden = std::mem::replace(kept, KeptRelease { pinned, ..release });
+                self.unname(hidden.manifest, now);
+            }
+            None => self.kept.insert(at, release),
+        }
     }
 
     /// Nothing is promoted until resumed.
@@ -281,6 +301,7 @@ impl Pointer {
             self.unname(other.manifest, now);
         }
         self.other_settings = None;
+        self.other_release = None;
         self.leveling = None;
         self.approval = None;
     }
@@ -319,7 +340,7 @@ mod tests {
     use crate::digest::Digest;
     use crate::garbage::{GRACE_NS, needed_manifests};
     use crate::manifest::SettingsReference;
-    use crate::pointer::{Build, KeptRelease, Published};
+    use crate::pointer::{Build, Published};
 
     fn reference(path: &str) -> ManifestReference {
         ManifestReference {
@@ -527,6 +548,33 @@ mod tests {
         assert!(matches!(again, Err(EditRefused::Held { .. })), "{again:?}");
         let resumed = back.resume_promotion(1, "u".to_owned(), Timestamp(4)).expect("held");
         assert!(resumed.flip(1, &flip("b"), "f3".to_owned(), Timestamp(5)).is_ok());
+    }
+
+    #[test]
+    fn a_release_that_is_a_candidate_alone_waits_and_takes_the_place_of_a_way_back() {
+        let alone = |pointer: &Pointer, lineage: &str| {
+            let release = published(lineage, pointer.generation + 1, None);
+            pointer.publish_candidate(1, &release, "k".to_owned(), Timestamp(3))
+        };
+        let waits = alone(&promoted(), "c").expect("a way back makes room");
+        assert_eq!(
+            roles(&waits),
+            ("b".to_owned(), Some(("c".to_owned(), LineageRole::Candidate)))
+        );
+        assert_eq!(
+            (waits.generation, waits.active.as_ref().map(|active| active.generation)),
+            (3, Some(2))
+        );
+        assert_eq!(alone(&waits, "d"), Err(EditRefused::OtherTaken("c".to_owned().into())));
+        let flipped = waits
+            .flip(1, &flip("c"), "f2".to_owned(), Timestamp(4))
+            .expect("it is ahead");
+        assert_eq!(
+            flipped.kept.last().map(|kept| kept.generation),
+            Some(3),
+            "it is kept from now on"
+        );
+        flipped.check().expect("consistent");
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod plan;
 
 use std::fmt;
 
-use verdigris_core::index_type::IndexType;
+use verdigris_core::index_type::{Codes, IndexType};
 use verdigris_core::settings::AnnSettings;
 
 pub use bitmap::DenseBitmap;
@@ -151,6 +151,49 @@ impl Ann {
             }
         }
         self.handle.scan(query, k, allowed).map_err(source)
+    }
+
+    /// The best rows for `query` among the allowed ones by looking at each, best first, equal scores by row: what
+    /// [`Ann::search`] is compared with.
+    ///
+    /// # Errors
+    /// As [`Ann::search`].
+    pub fn exact(
+        &self,
+        query: &[f32],
+        k: usize,
+        allowed: Option<&DenseBitmap>,
+    ) -> Result<Vec<(u32, f32)>, EngineError> {
+        self.check_query(query)?;
+        let count = allowed.map_or(self.shape.rows, DenseBitmap::count);
+        let k = k.min(count as usize);
+        if k == 0 {
+            return Ok(Vec::new());
+        }
+        let scanned = self.handle.scan(query, k, allowed);
+        scanned.map_err(|source| EngineError::VectorSearch { source })
+    }
+
+    /// Bytes that are copied out of the mapped file.
+    pub fn copied_bytes(&self) -> u64 {
+        let rows = u64::from(self.shape.rows);
+        rows * match self.shape.index_type {
+            IndexType::Flat => 0,
+            IndexType::Hnsw(_) => 12,
+            IndexType::Ivf {
+                codes: Codes::Pq(parts),
+                ..
+            } => 8 + u64::from(parts).div_ceil(2),
+            IndexType::Ivf { .. } => 8,
+        }
+    }
+
+    /// About how many scores a search for the best of `allowed` rows computes: what it takes, before it is made.
+    pub(crate) fn scores_for(&self, search: &AnnSearch, allowed: u32) -> usize {
+        match search.k.min(allowed as usize) {
+            0 => 0,
+            k => plan::scores(&self.shape, allowed, k, search),
+        }
     }
 
     /// The exact inner products of `query` with these rows, in their order.

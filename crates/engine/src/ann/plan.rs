@@ -45,6 +45,20 @@ pub(super) fn plan(shape: &AnnExpectation, allowed: u32, k: usize, search: &AnnS
     }
 }
 
+/// About how many scores the search computes, each counted as a step of a walk.
+pub(super) fn scores(shape: &AnnExpectation, allowed: u32, k: usize, search: &AnnSearch) -> usize {
+    let (rows, allowed_rows) = (shape.rows as usize, allowed as usize);
+    match (plan(shape, allowed, k, search), shape.index_type) {
+        (Plan::Structure(request), IndexType::Hnsw(_)) => {
+            request.ef.max(request.wanted * rows / allowed_rows) * SCORES_PER_CANDIDATE
+        }
+        (Plan::Structure(request), IndexType::Ivf { lists, .. }) => {
+            rows * request.nprobe / lists as usize / SCANNED_PER_SCORE + request.refine
+        }
+        (Plan::Structure(_) | Plan::Scan, _) => allowed_rows / SCANNED_PER_SCORE,
+    }
+}
+
 fn graph(rows: usize, allowed: usize, k: usize, ef_search: u32) -> Plan {
     let ef = (ef_search.clamp(1, EF_SEARCH_MAX) as usize).max(k);
     if allowed == rows {
@@ -170,6 +184,30 @@ mod tests {
     fn a_large_k_on_few_rows_is_scanned() {
         check("HNSW32", 2_048, 2_048, 1_000, true);
         check("HNSW32", 1_000_000, 1_000_000, 1_000, false);
+    }
+
+    #[test]
+    fn a_scan_costs_what_is_allowed_and_a_walk_what_it_keeps() {
+        let search = AnnSearch {
+            k: 10,
+            ef_search: Some(64),
+            nprobe: Some(16),
+        };
+        let check = |index_type: &str, rows: u32, allowed: u32, expect: usize| {
+            let shape = AnnExpectation {
+                index_type: index_type.parse().unwrap(),
+                dimension: 384,
+                rows,
+            };
+            let found = scores(&shape, allowed, 10, &search);
+            assert_eq!(found, expect, "{index_type}, {allowed} of {rows}");
+        };
+        check("Flat", 1_500, 1_500, 500);
+        check("HNSW32", 200_000, 200_000, 64 * 14);
+        check("HNSW32", 1_000_000, 1_000_000, 64 * 14);
+        check("HNSW32", 200_000, 100_000, 64 * 14);
+        check("HNSW32", 200_000, 300, 100);
+        check("IVF1024,Flat", 192_000, 192_000, 1_000 + 72);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 pub mod diff;
 mod fusion;
+pub mod hiding;
+mod measure;
 pub mod open;
 pub mod search;
 
@@ -43,6 +45,8 @@ pub struct Release {
     manifest: Arc<Manifest>,
     segments: Vec<ReleaseSegment>,
     stats: WordsStats,
+    /// Whether rows are dead in it that are alive by its manifest.
+    is_hiding: bool,
 }
 
 impl Release {
@@ -64,6 +68,7 @@ impl Release {
             manifest,
             segments,
             stats,
+            is_hiding: false,
         })
     }
 
@@ -74,6 +79,7 @@ impl Release {
             manifest,
             segments: Vec::new(),
             stats: WordsStats::default(),
+            is_hiding: false,
         }
     }
 
@@ -118,6 +124,11 @@ impl Release {
     /// The document id of a row.
     pub fn id(&self, place: RowPlace) -> Result<String, EngineError> {
         self.segments[place.segment].segment.rows.id(place.row)
+    }
+
+    /// The generation that wrote a row.
+    pub fn generation(&self, place: RowPlace) -> u64 {
+        self.segments[place.segment].segment.rows.generation(place.row)
     }
 
     /// The document's state as a row stores it.

@@ -20,12 +20,12 @@ const LEFT_OUT: [&str; 3] = [".managed.json", ".tantivy-writer.lock", ".tantivy-
 /// Read and write for the owner, read for all.
 const MODE: u32 = 0o644;
 
-/// Packs `first` and then every file of `dir`, by name, into an uncompressed tar without times or owners, so that equal
+/// Packs the files `first` and then every file of `dir`, by name, into an uncompressed tar without times or owners, so that equal
 /// rows give equal bytes. `rename` changes names and, in files that end in `.json`, the text.
 pub(crate) fn pack(
     dir: &Path,
     out: impl Write,
-    first: (&str, &[u8]),
+    first: &[(&str, &[u8])],
     rename: impl Fn(&str) -> String,
 ) -> io::Result<()> {
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
@@ -37,7 +37,9 @@ pub(crate) fn pack(
         }
     }
     let mut archive = tar::Builder::new(out);
-    append(&mut archive, first.0, first.1.len() as u64, first.1)?;
+    for (name, bytes) in first {
+        append(&mut archive, name, bytes.len() as u64, *bytes)?;
+    }
     for (name, path) in files {
         if name.ends_with(".json") {
             let text = rename(&fs::read_to_string(path)?);

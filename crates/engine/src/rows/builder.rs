@@ -6,17 +6,18 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use tantivy::directory::MmapDirectory;
 use tantivy::schema::OwnedValue;
 use tantivy::tokenizer::{TextAnalyzer, TokenizerManager};
-use tantivy::{Index, IndexBuilder, SingleSegmentIndexWriter, TantivyDocument};
+use tantivy::{Index, IndexBuilder, IndexSettings, SingleSegmentIndexWriter, TantivyDocument};
 use tempfile::TempDir;
 use verdigris_core::names::DOCUMENT_ID_BYTES_MAX;
 
 use crate::error::EngineError;
 use crate::filter::columns_of;
+use crate::rows::ids::IdsWriter;
 use crate::rows::schema::{self, RowsSchema};
-use crate::rows::{HEADER_FILE, Header, ROWS_FORMAT_VERSION, archive};
+use crate::rows::scratch::ScratchDirectory;
+use crate::rows::{HEADER_FILE, Header, IDS_FILE, ROWS_FORMAT_VERSION, archive};
 use crate::words::{CodesTokenizer, WordsTokenizer};
 
 /// What Tantivy may gather in memory for one segment. Its arenas are addressed by 32 bits and panic beyond, so a
@@ -26,6 +27,8 @@ const MEMORY_BYTES_MAX: usize = 3 << 30;
 const MEMORY_CHECK_ROWS: u32 = 4_096;
 /// What sizes Tantivy's first hash table; the table grows as needed.
 const MEMORY_BYTES_HINT: usize = 64 << 20;
+/// States are packed together up to this size. A hit unpacks a whole block for its one state.
+const STATE_BLOCK_BYTES: usize = 4 << 10;
 /// The name under which every segment's Tantivy files go, instead of a random one.
 const SEGMENT_NAME: &str = "00000000000000000000000000000000";
 
@@ -65,6 +68,7 @@ pub struct RowsBuilder {
     writer: SingleSegmentIndexWriter,
     schema: RowsSchema,
     returned_only: Vec<String>,
+    ids: IdsWriter,
     rows: u32,
     vector_rows: u32,
 }
@@ -85,9 +89,14 @@ impl RowsBuilder {
             .tempdir_in(folder)
             .map_err(failed)?;
         let (tantivy_schema, schema) = RowsSchema::build();
-        let directory = MmapDirectory::open(folder.path()).map_err(|error| EngineError::rows(error.into()))?;
+        let directory = ScratchDirectory::new(folder.path());
+        let settings = IndexSettings {
+            docstore_blocksize: STATE_BLOCK_BYTES,
+            ..IndexSettings::default()
+        };
         let writer = IndexBuilder::new()
             .schema(tantivy_schema)
+            .settings(settings)
             .tokenizers(tokenizers())
             .single_segment_index_writer(directory, MEMORY_BYTES_HINT)
             .map_err(EngineError::rows)?;
@@ -96,6 +105,7 @@ impl RowsBuilder {
             writer,
             schema,
             returned_only: returned_only.to_vec(),
+            ids: IdsWriter::default(),
             rows: 0,
             vector_rows: 0,
         })
@@ -114,7 +124,8 @@ impl RowsBuilder {
             row.id.len() <= DOCUMENT_ID_BYTES_MAX,
             "ids are checked where they come in"
         );
-        if self.rows.is_multiple_of(MEMORY_CHECK_ROWS) && self.writer.mem_usage() > MEMORY_BYTES_MAX {
+        let is_full = self.rows.is_multiple_of(MEMORY_CHECK_ROWS) && self.writer.mem_usage() > MEMORY_BYTES_MAX;
+        if is_full || !self.ids.push(row.id) {
             return Err(EngineError::RowsTooLarge { rows: self.rows });
         }
         self.writer
@@ -155,7 +166,7 @@ impl RowsBuilder {
         archive::pack(
             self.folder.path(),
             BufWriter::new(&file),
-            (HEADER_FILE, &header),
+            &[(HEADER_FILE, &header), (IDS_FILE, &self.ids.finish())],
             rename,
         )
         .map_err(failed)?;

@@ -5,8 +5,10 @@
 
 mod archive;
 mod builder;
+mod ids;
 mod reader;
 mod schema;
+mod scratch;
 
 pub use builder::{RowInput, RowsBuilder, RowsSummary};
 pub(crate) use reader::{AnalysedField, READABLE};
@@ -17,10 +19,12 @@ use serde::{Deserialize, Serialize};
 
 /// The version of what is inside `rows.tar`: which fields, how they are analysed, how columns are named. Another number
 /// is refused.
-pub const ROWS_FORMAT_VERSION: u32 = 1;
+pub const ROWS_FORMAT_VERSION: u32 = 2;
 
 /// Name of the archive's first file.
 const HEADER_FILE: &str = "rows.json";
+/// Name of its second file.
+const IDS_FILE: &str = "ids";
 
 /// The archive's first file: what the Tantivy index itself does not say.
 #[derive(Debug, Serialize, Deserialize)]

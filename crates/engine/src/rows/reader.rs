@@ -7,28 +7,30 @@ use tantivy::columnar::{Column, ColumnarReader, DynamicColumn, DynamicColumnHand
 use tantivy::directory::OwnedBytes;
 use tantivy::fieldnorm::FieldNormReader;
 use tantivy::index::{SegmentComponent, SegmentReader};
-use tantivy::schema::{Field, IndexRecordOption, OwnedValue};
+use tantivy::schema::{Field, IndexRecordOption, Value};
 use tantivy::store::StoreReader;
 use tantivy::{DocSet, Index, InvertedIndexReader, TERMINATED, TantivyDocument, Term};
 
 use crate::error::EngineError;
 use crate::mapped::MappedBytes;
 use crate::rows::archive::ArchiveDirectory;
+use crate::rows::ids::Ids;
 use crate::rows::schema::{CHUNK, GENERATION, ID, RowsSchema};
-use crate::rows::{HEADER_FILE, Header, ROWS_FORMAT_VERSION};
+use crate::rows::{HEADER_FILE, Header, IDS_FILE, ROWS_FORMAT_VERSION};
 
 /// Why reading an opened archive cannot go wrong.
 pub(crate) const READABLE: &str = "the digest of the file was checked before it was opened, and its parts open";
-/// Unpacked blocks of states that are kept, 16 KiB each: an indexer reads the rows of one window, which lie together
+/// Unpacked blocks of states that are kept, 4 KiB each: an indexer reads the rows of one window, which lie together
 /// where they were written together.
-const STATE_BLOCKS_KEPT: usize = 64;
+const STATE_BLOCKS_KEPT: usize = 256;
 
 /// The opened rows of one segment. Cheap to share, never changes.
 pub struct Rows {
     header: Header,
     schema: RowsSchema,
     id_terms: Arc<InvertedIndexReader>,
-    ids: StrColumn,
+    ids: Ids,
+    id_column: StrColumn,
     chunks: Column<u64>,
     generations: Column<u64>,
     states: StoreReader,
@@ -69,6 +71,7 @@ impl Rows {
     pub fn open(bytes: MappedBytes) -> Result<Self, EngineError> {
         let directory = ArchiveDirectory::open(bytes).map_err(|source| EngineError::RowsArchive { source })?;
         let header = read_header(&directory)?;
+        let ids = directory.file(Path::new(IDS_FILE));
         let index = Index::open(directory).map_err(EngineError::rows)?;
         let segments = index.searchable_segments().map_err(EngineError::rows)?;
         let [segment] = &segments[..] else {
@@ -84,10 +87,13 @@ impl Rows {
                 found: reader.max_doc(),
             });
         }
-        Self::from_reader(header, &reader)
+        let archive = |source| EngineError::RowsArchive { source };
+        let ids = ids.ok_or_else(|| archive(std::io::ErrorKind::NotFound.into()))?;
+        let ids = Ids::open(ids, header.rows).map_err(archive)?;
+        Self::from_reader(header, ids, &reader)
     }
 
-    fn from_reader(header: Header, reader: &SegmentReader) -> Result<Self, EngineError> {
+    fn from_reader(header: Header, ids: Ids, reader: &SegmentReader) -> Result<Self, EngineError> {
         let (declared, schema) = RowsSchema::build();
         if *reader.schema() != declared {
             return Err(EngineError::RowsVersion {
@@ -99,7 +105,7 @@ impl Rows {
             .open_read(SegmentComponent::FastFields)
             .map_err(|error| EngineError::rows(error.into()))?;
         let fast = reader.fast_fields();
-        let ids = fast
+        let id_column = fast
             .str(ID)
             .map_err(EngineError::rows)?
             .ok_or_else(|| archive(std::io::ErrorKind::NotFound.into()))?;
@@ -107,6 +113,7 @@ impl Rows {
             schema,
             id_terms: reader.inverted_index(schema.id).map_err(EngineError::rows)?,
             ids,
+            id_column,
             chunks: fast.u64(CHUNK).map_err(EngineError::rows)?,
             generations: fast.u64(GENERATION).map_err(EngineError::rows)?,
             states: reader.get_store_reader(STATE_BLOCKS_KEPT).map_err(archive)?,
@@ -151,16 +158,13 @@ impl Rows {
     pub fn stored(&self, row: u32) -> Result<StoredRow, EngineError> {
         let id = self.id(row)?;
         let document: TantivyDocument = self.states.get(row).map_err(EngineError::rows)?;
-        let state = match document.get_first(self.schema.state).map(OwnedValue::from) {
-            Some(OwnedValue::Bytes(state)) => state,
-            _ => Vec::new(),
-        };
-        let number = |column: &Column<u64>| column.first(row).unwrap_or_default();
-        let chunk = u32::try_from(number(&self.chunks)).unwrap_or(u32::MAX);
+        let state = document.get_first(self.schema.state);
+        let state = state.and_then(|value| value.as_bytes()).unwrap_or_default().to_vec();
+        let chunk = u32::try_from(self.chunks.first(row).unwrap_or_default()).unwrap_or(u32::MAX);
         Ok(StoredRow {
             id,
             chunk,
-            generation: number(&self.generations),
+            generation: self.generation(row),
             state,
         })
     }
@@ -170,41 +174,30 @@ impl Rows {
     /// # Errors
     /// [`EngineError::RowOutOfRange`].
     pub fn id(&self, row: u32) -> Result<String, EngineError> {
-        let outside = || EngineError::RowOutOfRange { row, rows: self.rows() };
-        let ordinal = (row < self.rows())
-            .then(|| self.ids.ords().first(row))
-            .flatten()
-            .ok_or_else(outside)?;
-        let mut id = String::new();
-        self.ids
-            .ord_to_str(ordinal, &mut id)
-            .map_err(|source| EngineError::RowsArchive { source })?;
-        Ok(id)
+        if row >= self.rows() {
+            return Err(EngineError::RowOutOfRange { row, rows: self.rows() });
+        }
+        let id = self.ids.get(row);
+        Ok(id.map_err(|source| EngineError::RowsArchive { source })?.to_owned())
     }
 
-    /// The ids of all rows, in row order, ghosts included. Reads the dictionary once.
+    /// The generation that wrote a row.
+    pub fn generation(&self, row: u32) -> u64 {
+        self.generations.first(row).unwrap_or_default()
+    }
+
+    /// The ids of all rows, in row order, ghosts included.
     pub fn ids(&self) -> impl Iterator<Item = String> + '_ {
-        let mut text = String::new();
-        let mut ends = Vec::with_capacity(self.ids.num_terms());
-        let mut stream = self.ids.dictionary().stream().expect(READABLE);
-        while stream.advance() {
-            text.push_str(std::str::from_utf8(stream.key()).expect("ids are written from text"));
-            ends.push(text.len());
-        }
-        (0..self.rows()).map(move |row| {
-            let ordinal = self.ids.ords().first(row).expect("each row has an id") as usize;
-            let start = if ordinal == 0 { 0 } else { ends[ordinal - 1] };
-            text[start..ends[ordinal]].to_owned()
-        })
+        (0..self.rows()).map(|row| self.ids.get(row).expect(READABLE).to_owned())
     }
 
     /// The generation that wrote each row, in row order.
     pub fn generations(&self) -> impl Iterator<Item = u64> + '_ {
-        (0..self.rows()).map(|row| self.generations.first(row).unwrap_or_default())
+        (0..self.rows()).map(|row| self.generation(row))
     }
 
     pub(crate) fn id_column(&self) -> &StrColumn {
-        &self.ids
+        &self.id_column
     }
 
     pub(crate) fn words(&self) -> &AnalysedField {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 use verdigris_core::manifest::Manifest;
 use verdigris_proto::admin::admin_service_client::AdminServiceClient;
-use verdigris_proto::admin::{CreateCollectionRequest, GetIndexerStatsRequest, GetReleaseRequest};
+use verdigris_proto::admin::{CreateCollectionRequest, DiffReleasesRequest, GetIndexerStatsRequest, GetReleaseRequest};
 use verdigris_proto::ingest::ingest_service_client::IngestServiceClient;
 use verdigris_proto::ingest::{GetProgressRequest, IngestRequest};
 use verdigris_proto::search::search_service_client::SearchServiceClient;
@@ -28,13 +28,21 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// As the commands connect.
     pub(crate) async fn connect(url: &str, collection: &str) -> anyhow::Result<Self> {
+        let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned())?;
+        let channel = verdigris_runtime::gather::connect(&endpoint).await;
+        Ok(Self {
+            channel: channel.with_context(|| format!("nobody answers at {url}"))?,
+            collection: collection.to_owned(),
+        })
+    }
+
+    /// As a client of tonic connects that knows nothing of ours.
+    pub(crate) async fn stock(url: &str, collection: &str) -> anyhow::Result<Self> {
         let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true);
         Ok(Self {
-            channel: endpoint
-                .connect()
-                .await
-                .with_context(|| format!("nobody answers at {url}"))?,
+            channel: endpoint.connect().await?,
             collection: collection.to_owned(),
         })
     }
@@ -109,6 +117,18 @@ impl Client {
         };
         let release = self.admin().get_release(request).await?.into_inner();
         Ok(Manifest::decode(release.manifest_json.as_bytes())?)
+    }
+
+    /// Documents that differ between two kept releases.
+    pub(crate) async fn differing(&self, before: u64, after: u64) -> anyhow::Result<u64> {
+        let request = DiffReleasesRequest {
+            collection: self.collection.clone(),
+            before,
+            after,
+            limit: 0,
+        };
+        let found = self.admin().diff_releases(request).await?.into_inner();
+        Ok(found.added + found.removed + found.changed)
     }
 
     /// Waits until nothing was published for a second: merges are done.

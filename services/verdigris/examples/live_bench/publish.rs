@@ -55,8 +55,8 @@ async fn with_rows(up: &Path, folder: &Path, rows: usize) -> anyhow::Result<(Up,
 pub(crate) async fn cost(up: &Path, sizes: &[usize]) -> anyhow::Result<()> {
     println!("publish of {CHANGED} changed documents, {D} coordinates, median of {ROUNDS}");
     println!(
-        "{:>10} {:>8} {:>9} {:>9} {:>9} {:>12} {:>10}",
-        "documents", "built s", "p50 s", "worst s", "segments", "bytes", "dead bytes"
+        "{:>10} {:>8} {:>9} {:>9} {:>9} {:>12} {:>10} {:>9}",
+        "documents", "built s", "p50 s", "worst s", "segments", "bytes", "dead bytes", "diff s"
     );
     let mut lines = Vec::new();
     for rows in sizes {
@@ -65,6 +65,7 @@ pub(crate) async fn cost(up: &Path, sizes: &[usize]) -> anyhow::Result<()> {
         let (_server, client) = with_rows(up, folder.path(), *rows).await?;
         let built = began.elapsed().as_secs_f64();
         let mut rng = SmallRng::seed_from_u64(7);
+        let first = client.manifest(0).await?.generation;
         let (mut seconds, mut bytes, mut dead_bytes, mut segments) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for _ in 0..ROUNDS {
             let events = changed(&mut rng, *rows, CHANGED);
@@ -79,6 +80,11 @@ pub(crate) async fn cost(up: &Path, sizes: &[usize]) -> anyhow::Result<()> {
             dead_bytes.push(dead);
             segments = segments.max(manifest.segments.len());
         }
+        let newest = client.manifest(0).await?.generation;
+        let began = Instant::now();
+        let differing = client.differing(first, newest).await?;
+        let diff = began.elapsed().as_secs_f64();
+        anyhow::ensure!(differing > 0, "nothing differs between {first} and {newest}");
         let (seconds, bytes, dead_bytes) = (sorted(seconds), sorted(bytes), sorted(dead_bytes));
         let (p50, worst, bytes, dead) = (
             at(&seconds, 0.5),
@@ -86,8 +92,13 @@ pub(crate) async fn cost(up: &Path, sizes: &[usize]) -> anyhow::Result<()> {
             at(&bytes, 0.5),
             at(&dead_bytes, 0.5),
         );
-        println!("{rows:>10} {built:>8.1} {p50:>9.3} {worst:>9.3} {segments:>9} {bytes:>12.0} {dead:>10.0}");
-        lines.push(json!({"documents": rows, "p50_s": p50, "worst_s": worst, "bytes": bytes, "dead_bytes": dead}));
+        println!(
+            "{rows:>10} {built:>8.1} {p50:>9.3} {worst:>9.3} {segments:>9} {bytes:>12.0} {dead:>10.0} {diff:>9.3}"
+        );
+        lines.push(json!({
+            "documents": rows, "p50_s": p50, "worst_s": worst, "bytes": bytes, "dead_bytes": dead,
+            "diff_documents": differing, "diff_s": diff,
+        }));
     }
     let spread = |what: &str| {
         let values = sorted(lines.iter().filter_map(|line| line[what].as_f64()).collect());

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use verdigris_proto::search::GetDocumentRequest;
 
 use super::ingest::send_made;
+use super::search::proto_lineage;
 use super::waiting::{self, Range};
 use super::{CommandError, raw};
-use crate::arguments::Wait;
+use crate::arguments::{Lineage, Wait};
 use crate::client::{CALL, Client, within};
 use crate::exit::Exit;
 use crate::output::Output;
@@ -26,18 +27,25 @@ struct Shown {
     document: Box<RawValue>,
 }
 
+/// Which document is asked for, and of what.
+pub(crate) struct Asked<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) lineage: Lineage,
+    pub(crate) min_position: Option<&'a str>,
+}
+
 /// Shows a document.
 pub(crate) async fn get(
-    id: &str,
-    min_position: Option<&str>,
+    asked: &Asked<'_>,
     collection: &str,
     client: &Client,
     output: &Output,
 ) -> Result<Exit, CommandError> {
     let request = GetDocumentRequest {
         collection: collection.to_owned(),
-        id: id.to_owned(),
-        min_position: min_position.unwrap_or_default().to_owned(),
+        id: asked.id.to_owned(),
+        min_position: asked.min_position.unwrap_or_default().to_owned(),
+        lineage: proto_lineage(asked.lineage).into(),
     };
     let answer = client.search().get_document(within(CALL, request)).await?.into_inner();
     let release = answer.release.unwrap_or_default();

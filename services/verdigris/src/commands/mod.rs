@@ -4,18 +4,23 @@
 
 mod batches;
 mod collections;
+mod compare;
 pub(crate) mod completions;
 mod dead_letters;
 mod documents;
+mod erase;
 mod error;
 mod evaluate;
 mod explain;
+mod golden;
 mod ingest;
 mod lines;
+mod logged;
 mod rebuild;
 mod rejected;
 mod releases;
 mod resync;
+mod rollout;
 mod search;
 mod sending;
 mod settings;
@@ -25,7 +30,7 @@ mod waiting;
 use serde_json::value::RawValue;
 
 pub(crate) use self::error::CommandError;
-use crate::arguments::{Command, Global, Releases};
+use crate::arguments::{Command, Global, Queries, Releases};
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -52,8 +57,11 @@ pub(crate) fn needs_server(command: &Command) -> bool {
             | Releases::Pin { .. },
         )
         | Command::Rebuild(_)
+        | Command::Erase(_)
+        | Command::Rollout(_)
         | Command::Staged(_)
         | Command::DeadLetters(_)
+        | Command::Queries(_)
         | Command::Evaluate(_) => true,
         Command::Up(_)
         | Command::Releases(Releases::Export { .. })
@@ -78,8 +86,17 @@ pub(crate) async fn run(
     match command {
         Command::Ingest(arguments) => ingest::run(arguments, collection, &global.data, client, output).await,
         Command::Search(arguments) => search::run(arguments, collection, client, output).await,
-        Command::Get { id, min_position } => {
-            documents::get(id, min_position.as_deref(), collection, client, output).await
+        Command::Get {
+            id,
+            lineage,
+            min_position,
+        } => {
+            let asked = documents::Asked {
+                id,
+                lineage: *lineage,
+                min_position: min_position.as_deref(),
+            };
+            documents::get(&asked, collection, client, output).await
         }
         Command::ExplainDocument { id, query, filter } => {
             let query = query
@@ -105,9 +122,13 @@ pub(crate) async fn run(
             resync::run(&feed, wait, collection, client, output).await
         }
         Command::Releases(command) => releases::run(command, collection, client, output).await,
+        Command::Erase(arguments) => erase::run(arguments, collection, client, output).await,
         Command::Rebuild(arguments) => rebuild::run(arguments, collection, client, output).await,
+        Command::Rollout(command) => rollout::run(command, collection, client, output).await,
         Command::Staged(command) => staged::run(command, collection, client, output).await,
         Command::DeadLetters(command) => dead_letters::run(command, collection, client, output).await,
+        Command::Queries(Queries::Golden(command)) => golden::run(command, collection, client, output).await,
+        Command::Queries(Queries::Log(command)) => logged::run(command, collection, client, output).await,
         Command::Evaluate(arguments) => evaluate::run(arguments, collection, client, output).await,
         Command::Up(_) | Command::Model(_) | Command::Doctor | Command::Config(_) | Command::Completions { .. } => {
             unreachable!("main runs what needs no server")

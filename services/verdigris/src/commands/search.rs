@@ -6,17 +6,21 @@ use std::{fs, io};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use verdigris_proto::search::{Hit, SearchMode as ProtoMode, SearchRequest, SearchResponse, Timings};
+use verdigris_proto::search::{
+    Hit, Lineage as ProtoLineage, SearchMode as ProtoMode, SearchRequest, SearchResponse, Timings,
+};
 
-use super::{CommandError, raw};
-use crate::arguments::{Search, SearchMode};
+use super::{CommandError, compare, raw};
+use crate::arguments::{Lineage, Search, SearchMode};
 use crate::client::{CALL, Client, within};
 use crate::exit::Exit;
 use crate::output::{Output, table, to_the_second};
 
+/// The fields that a title may come from.
+pub(crate) const TITLE: &[&str] = &["title", "name"];
 /// Columns that are shown where a hit has them, and the fields they may come from.
 const COLUMNS: [(&str, &[&str]); 3] = [
-    ("title", &["title", "name"]),
+    ("title", TITLE),
     ("brand", &["brand", "manufacturer"]),
     ("price", &["price"]),
 ];
@@ -62,7 +66,18 @@ pub(crate) async fn run(
     client: &Client,
     output: &Output,
 ) -> Result<Exit, CommandError> {
-    let request = SearchRequest {
+    let request = request(arguments, collection)?;
+    if arguments.compare {
+        return compare::run(request, client, output).await;
+    }
+    let answer = client.search().search(within(CALL, request)).await?.into_inner();
+    let shown = Shown::try_from(answer)?;
+    output.answer(&shown, |shown| for_people(shown, arguments.offset))?;
+    Ok(Exit::Done)
+}
+
+fn request(arguments: &Search, collection: &str) -> Result<SearchRequest, CommandError> {
+    Ok(SearchRequest {
         collection: collection.to_owned(),
         text: arguments.text.clone().unwrap_or_default(),
         vector: arguments
@@ -81,11 +96,16 @@ pub(crate) async fn run(
         nprobe: arguments.nprobe.unwrap_or(0),
         min_score: arguments.min_score,
         min_position: arguments.min_position.clone().unwrap_or_default(),
-    };
-    let answer = client.search().search(within(CALL, request)).await?.into_inner();
-    let shown = Shown::try_from(answer)?;
-    output.answer(&shown, |shown| for_people(shown, arguments.offset))?;
-    Ok(Exit::Done)
+        lineage: proto_lineage(arguments.lineage).into(),
+    })
+}
+
+/// A lineage, as the interface calls it.
+pub(crate) fn proto_lineage(lineage: Lineage) -> ProtoLineage {
+    match lineage {
+        Lineage::Active => ProtoLineage::Active,
+        Lineage::Other => ProtoLineage::Other,
+    }
 }
 
 /// A mode, as the interface calls it.
@@ -167,7 +187,7 @@ fn footer(shown: &Shown) -> String {
 }
 
 /// The first of some fields that a document has, as text.
-fn field(document: &Value, names: &[&str]) -> String {
+pub(crate) fn field(document: &Value, names: &[&str]) -> String {
     let found = names.iter().find_map(|name| document.get(name));
     match found {
         None | Some(Value::Null) => String::new(),

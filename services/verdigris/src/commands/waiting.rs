@@ -121,6 +121,7 @@ async fn answered(client: &Client, range: &Range, wait: Duration) -> Result<(), 
     let request = GetServingStatsRequest {
         collection: range.collection.clone(),
         min_position: range.last.clone(),
+        ..GetServingStatsRequest::default()
     };
     match client.search().get_serving_stats(within(wait, request)).await {
         Err(status) if status.code() != Code::PermissionDenied => Err(status),

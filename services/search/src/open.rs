@@ -1,0 +1,115 @@
+//! Opening a release of a lineage: its manifest, its settings, its model, its files; and the first searches that warm
+//! it. Whatever an open release of either lineage has already is lent.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use verdigris_core::manifest::Manifest;
+use verdigris_core::pointer::LineagePointer;
+use verdigris_core::settings::Settings;
+use verdigris_embed::{QUERY_CACHE_ENTRIES, QueryCache};
+use verdigris_engine::release::open::OpenError;
+use verdigris_proto::reason::Reason;
+use verdigris_store::{ReadError, collection as objects};
+
+use crate::Search;
+use crate::answer::{chain, reason_of_read};
+use crate::lineages::{Followed, Problem, Served};
+
+/// Opens the release that the pointer names. Cancel safe: what was verified meanwhile stays verified.
+pub(crate) async fn open(search: &Arc<Search>, followed: &Followed, named: &LineagePointer) -> Result<Served, Problem> {
+    let began = Instant::now();
+    let store = &*search.deps.store;
+    let lineages = followed.lineages();
+    // Of its own lineage, or of the one that it was made from: segments may be the same in both.
+    let same_lineage = lineages.open_of(&named.lineage).cloned();
+    let before = same_lineage
+        .clone()
+        .or_else(|| lineages.served(verdigris_proto::search::Lineage::Active).ok());
+    let manifest = objects::manifest(store, &followed.name, &named.manifest).await;
+    let manifest = manifest.map_err(of_read)?;
+    let settings = match before
+        .as_ref()
+        .filter(|served| served.release.manifest().settings == manifest.settings)
+    {
+        Some(served) => served.settings.clone(),
+        None => {
+            let settings = objects::settings(store, &followed.name, &manifest.settings).await;
+            Arc::new(settings.map_err(of_read)?)
+        }
+    };
+    let embedder = match before
+        .as_ref()
+        .filter(|served| served.release.manifest().embedder == manifest.embedder)
+    {
+        Some(served) => served.embedder.clone(),
+        None => query_embedder(search, &manifest, &settings).await?,
+    };
+    let previous = before.as_ref().map(|served| &served.release);
+    let opened = search.deps.opener.open(Arc::new(manifest), previous).await;
+    let hidden = followed.hidden();
+    let release = hidden.hide(&opened.map_err(of_open)?);
+    Ok(Served {
+        release,
+        settings,
+        embedder,
+        reference: named.manifest.clone(),
+        hidden: hidden.list(),
+        ready: same_lineage.map_or_else(|| began.elapsed(), |served| served.ready),
+    })
+}
+
+pub(crate) fn of_read(error: ReadError) -> Problem {
+    Problem {
+        reason: reason_of_read(&error),
+        message: chain(&error),
+    }
+}
+
+fn of_open(error: OpenError) -> Problem {
+    let reason = match error {
+        OpenError::Damaged(_) => Reason::DataDamaged,
+        OpenError::Unavailable(_) => Reason::StoreUnavailable,
+    };
+    Problem {
+        reason,
+        message: chain(&error),
+    }
+}
+
+/// Queries are embedded by the model that embedded the documents, or not at all (I-17).
+async fn query_embedder(
+    search: &Arc<Search>,
+    manifest: &Manifest,
+    settings: &Settings,
+) -> Result<Option<Arc<QueryCache>>, Problem> {
+    let (embedders, wanted) = (search.deps.embedders.clone(), settings.embedder.clone());
+    let loaded = tokio::task::spawn_blocking(move || embedders.queries(&wanted)).await;
+    let problem = |reason, message| Problem { reason, message };
+    let loaded = loaded.map_err(|error| problem(Reason::Internal, error.to_string()))?;
+    let embedder = loaded.map_err(|error| problem(Reason::EmbedderUnavailable, chain(&error)))?;
+    let Some(embedder) = embedder else {
+        return if manifest.embedder.is_none() {
+            Ok(None)
+        } else {
+            Err(mismatch(manifest, "none"))
+        };
+    };
+    if *embedder.identity() != manifest.embedder {
+        let ours = embedder.identity();
+        return Err(mismatch(manifest, &format!("{}/{}", ours.provider, ours.model)));
+    }
+    Ok(Some(Arc::new(QueryCache::new(embedder, QUERY_CACHE_ENTRIES))))
+}
+
+fn mismatch(manifest: &Manifest, ours: &str) -> Problem {
+    let theirs = &manifest.embedder;
+    let message = format!(
+        "release {} was embedded by {}/{} ({}), this server has {ours}: the two vector spaces must not meet",
+        manifest.generation, theirs.provider, theirs.model, theirs.revision
+    );
+    Problem {
+        reason: Reason::EmbedderMismatch,
+        message,
+    }
+}
