@@ -8,6 +8,7 @@ use verdigris_core::pointer::{LineageRole, Pointer};
 use verdigris_core::settings::Settings;
 use verdigris_store::keys;
 
+use super::log::Replaced;
 use super::seat::Weather;
 use super::story::Story;
 use super::{Verdict, hold, name};
@@ -38,7 +39,28 @@ impl Story {
             process.seat.kill();
         }
         self.give_up_other().await?;
-        self.collected().await
+        self.collected().await?;
+        self.another_log().await
+    }
+
+    /// I-15: an indexer does not read on in a log that is another one.
+    async fn another_log(&mut self) -> Verdict<()> {
+        let before = self.judge.pointer()?.generation;
+        self.processes.iter().for_each(|process| process.seat.kill());
+        let how = *self.dice.one_of(&[Replaced::Anew, Replaced::Cut, Replaced::Regrown]);
+        self.log.replace(how);
+        self.disk.tell(|| format!("the log is another one: {how:?}"));
+        self.begin_process();
+        self.pass(Duration::from_secs(2)).await;
+        let why = self
+            .process()
+            .and_then(|process| process.standstill())
+            .unwrap_or_default();
+        hold(why.starts_with("STREAM_MISMATCH"), || {
+            format!("I-15: {how:?} is answered by {why:?}")
+        })?;
+        let after = self.judge.pointer()?.generation;
+        hold(before == after, || format!("I-15: read on in another log: {how:?}"))
     }
 
     /// Until every event is in the release, and nothing is under way.

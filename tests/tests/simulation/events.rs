@@ -11,6 +11,7 @@ use verdigris_core::timestamp::Timestamp;
 use super::dice::Dice;
 use super::model::{Kind, Told};
 use super::name;
+use super::process::POISON;
 
 const SECOND: i64 = 1_000_000_000;
 const WORDS: [&str; 12] = [
@@ -34,6 +35,7 @@ pub(crate) struct Events {
     pub(crate) dice: Dice,
     pub(crate) ids: u64,
     pub(crate) revisions: RevisionKind,
+    pub(crate) is_poisoned: bool,
     sent: Vec<Drawn>,
     count: i64,
 }
@@ -44,6 +46,7 @@ impl Events {
             dice,
             ids,
             revisions,
+            is_poisoned: false,
             sent: Vec::new(),
             count: 0,
         }
@@ -79,7 +82,10 @@ impl Events {
     fn event(&mut self, id: String, kind: Kind, now: i64) -> Drawn {
         self.count += 1;
         let revision = self.revision(now);
-        let fields = self.fields(kind);
+        let mut fields = self.fields(kind);
+        if self.is_poisoned && kind != Kind::Delete && self.dice.once_in(25) {
+            fields.insert("title".to_owned(), json!(format!("oak {POISON}")));
+        }
         let mut object = Map::new();
         object.insert("id".to_owned(), json!(id));
         let operation = match kind {
@@ -200,6 +206,10 @@ impl Drawn {
         };
         // Only to settle two events of one document, kind and revision.
         let judged = Event::parse(&self.payload).and_then(|event| event.judge(&context));
+        let is_poison = self
+            .fields
+            .values()
+            .any(|value| value.as_str().is_some_and(|text| text.contains(POISON)));
         Told {
             id: self.id,
             revision: self.revision.unwrap_or(accepted_at_ns),
@@ -209,7 +219,7 @@ impl Drawn {
                 .unwrap_or_default(),
             fields: self.fields,
             bad: self.bad,
-            is_poison: false,
+            is_poison,
         }
     }
 }

@@ -18,6 +18,14 @@ struct Stream {
     events: Vec<BusEvent>,
 }
 
+/// How a log is not the one that was read any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replaced {
+    Anew,
+    Cut,
+    Regrown,
+}
+
 /// The log of the only collection.
 pub(crate) struct Log {
     stream: Mutex<Stream>,
@@ -82,6 +90,21 @@ impl Log {
 
     pub(crate) fn identity(&self) -> StreamIdentity {
         self.lock().identity
+    }
+
+    /// Makes the log another one under the same name: made anew, cut short, or cut short and grown again.
+    pub(crate) fn replace(&self, how: Replaced) {
+        let mut stream = self.lock();
+        match how {
+            Replaced::Anew => stream.identity = StreamIdentity(!stream.identity.0),
+            Replaced::Cut | Replaced::Regrown => {
+                let last = stream.events.pop();
+                if let (Replaced::Regrown, Some(mut last)) = (how, last) {
+                    last.accepted_at_ns += 1;
+                    stream.events.push(last);
+                }
+            }
+        }
     }
 
     /// Every event that there ever was, removed ones too.

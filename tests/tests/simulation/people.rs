@@ -10,8 +10,8 @@ use verdigris_proto::admin::{
 };
 
 use super::judge::BACK_TO;
-use super::name;
 use super::story::Story;
+use super::{DIMENSION, name};
 
 const ACTOR: &str = "ada";
 
@@ -164,7 +164,9 @@ impl Story {
 
     fn rebuild(&mut self) {
         let mut settings: Settings = self.settings.clone();
-        settings.embedder.dimension = *self.dice.one_of(&[8, 8, 12, 16]);
+        if !self.is_poisoned {
+            settings.embedder.dimension = *self.dice.one_of(&[DIMENSION, DIMENSION, 12, 16]);
+        }
         if self.dice.once_in(2) {
             settings.ann.index_type = "Flat".parse().expect("allowed");
         }

@@ -3,9 +3,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use prometheus::Registry;
 use tonic::Status;
-use verdigris_embed::Embedders;
+use verdigris_core::embedder::EmbedderIdentity;
+use verdigris_embed::{EmbedError, Embedder, Embedders, HashEmbedder, TextKind};
 use verdigris_indexer::metrics::IndexerMetrics;
 use verdigris_indexer::progress::Published;
 use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, collect_garbage};
@@ -15,10 +17,29 @@ use verdigris_store::Store;
 
 use super::disk::Disk;
 use super::log::{Ear, Log};
-use super::name;
 use super::opener::Opener;
 use super::seat::Seat;
+use super::{DIMENSION, name};
 
+/// A document with this word in its embedded text makes the embedder panic.
+pub(crate) const POISON: &str = "strychnine";
+
+/// An embedder that panics at a word.
+struct Squeamish(HashEmbedder);
+
+#[async_trait]
+impl Embedder for Squeamish {
+    fn identity(&self) -> &EmbedderIdentity {
+        self.0.identity()
+    }
+
+    async fn embed(&self, texts: &[String], kind: TextKind) -> Result<Vec<Vec<f32>>, EmbedError> {
+        assert!(!texts.iter().any(|text| text.contains(POISON)), "planted: {POISON}");
+        self.0.embed(texts, kind).await
+    }
+}
+
+/// A process of a story.
 pub(crate) struct Process {
     pub(crate) seat: Arc<Seat>,
     pub(crate) clock: Clock,
@@ -28,7 +49,12 @@ pub(crate) struct Process {
 
 impl Process {
     /// Begins; it may be long before it has listed the store.
-    pub(crate) fn start(seat: Arc<Seat>, log: &Arc<Log>, disk: &Arc<Disk>) -> Self {
+    pub(crate) fn start(seat: Arc<Seat>, log: &Arc<Log>, disk: &Arc<Disk>, is_squeamish: bool) -> Self {
+        let mut embedders = Embedders::new(disk.folder().join("models"), 1, None);
+        if is_squeamish {
+            let inner = HashEmbedder::new(DIMENSION).expect("a dimension");
+            embedders = embedders.with_hashes_by(Arc::new(Squeamish(inner)));
+        }
         let clock = Clock::manual(disk.now());
         let store: Arc<dyn Store> = seat.clone();
         let scratch = disk.folder().join("scratch").join(&seat.name);
@@ -37,7 +63,7 @@ impl Process {
             store: store.clone(),
             bus: Ear::new(log, &seat),
             opener: Arc::new(Opener::new(store)),
-            embedders: Arc::new(Embedders::new(scratch.clone(), 1, None)),
+            embedders: Arc::new(embedders),
             clock: clock.clone(),
             scratch,
             threads: 1,

@@ -41,6 +41,8 @@ pub(crate) struct Story {
     pub(crate) settings: Settings,
     pub(crate) weather: Weather,
     named: u64,
+    /// Whether an embedder panics at a word.
+    pub(crate) is_poisoned: bool,
 }
 
 impl Story {
@@ -59,7 +61,9 @@ impl Story {
         settings.rebuild.automatic = dice.once_in(2);
         settings.bus.days = 1;
         let (ids, stormy) = (*dice.one_of(&[6, 12, 30]), dice.once_in(2));
-        let events = Events::new(dice.split(), ids, settings.revision);
+        let is_poisoned = dice.once_in(8);
+        let mut events = Events::new(dice.split(), ids, settings.revision);
+        events.is_poisoned = is_poisoned;
         let weather = Weather {
             fault: if stormy { 25 } else { 300 },
             delay: 40,
@@ -77,6 +81,7 @@ impl Story {
             settings,
             weather,
             named: 0,
+            is_poisoned,
             disk,
             log,
         }
@@ -120,7 +125,8 @@ impl Story {
         let (name, dice) = (self.name("p"), self.dice.split());
         let seat = Seat::new(&name, &self.disk, dice, self.weather);
         self.disk.tell(|| format!("{name} begins"));
-        self.processes.push(Process::start(seat, &self.log, &self.disk));
+        self.processes
+            .push(Process::start(seat, &self.log, &self.disk, self.is_poisoned));
         self.judge.counts.count("processes");
     }
 
