@@ -9,7 +9,7 @@ VERDIGRIS := $(or $(CARGO_TARGET_DIR),target)/debug/verdigris
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 export VERDIGRIS_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help setup build model demo test lint bench proto audit format clean
+.PHONY: help setup build model demo test simulate mutants lint bench proto audit format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -28,6 +28,14 @@ demo: model ## Run the main job: events in, FAISS releases out, gRPC search, liv
 
 test: model ## Run all tests
 	@$(CARGO) test --locked --workspace --no-fail-fast
+
+# The allocator keeps what it got: stories are short, and each would ask the system for the same again.
+simulate: setup ## Tell 10,000 stories of the simulation (SEEDS=n; SIMULATION_SEED=n tells one, with all that happens)
+	@SEEDS=$(or $(SEEDS),10000) MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483648 MALLOC_TOP_PAD_=67108864 \
+		$(CARGO) test --locked -p verdigris-tests --test simulation -- --nocapture whatever
+
+mutants: setup ## Plant each bug of tests/mutants and count the stories until the simulation finds it
+	@scripts/mutants
 
 lint: setup ## Check formatting and lints; warnings are errors
 	@$(CARGO) fmt --all --check

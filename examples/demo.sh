@@ -87,11 +87,32 @@ run releases resume
 run patch KT-745/B '{"stock": 20}' --wait
 run explain-document KT-745/B --query 'kt 745 b'
 
-act "10. The index is a stock FAISS file" "Any release can be exported; three lines of Python with faiss-cpu search it."
+act "10. Another index, rolled out and rolled back" \
+  "New settings embed other fields and take another index type. All rows are written anew beside what is served, follow" \
+  "it event by event, pass the gates, and answer from one swap on, without a failed request. One command goes back."
+"$verdigris" settings show --json | python3 -c 'import json, sys
+settings = json.load(sys.stdin)["settings"]
+settings["text"]["embed"] = [{"fields": ["title", "name"]}, {"fields": ["category"]}]
+settings["ann"]["index_type"] = "HNSW32,SQ8,RFlat"
+print(json.dumps(settings))' >"$data/next.json"
+run rollout hold --reason 'to look at the candidate first' --actor demo >/dev/null
+run rebuild --settings "$data/next.json" --reason 'titles and categories alone' --wait
+run search 'keep drinks cold at the beach' --top-k 3 --compare
+run rollout resume --actor demo >/dev/null
+for _ in $(seq 100); do
+  "$verdigris" rollout status --wait --timeout 30 --json >"$data/rollout.json" || true
+  [ "$(field phase <"$data/rollout.json")" = baking ] && break
+  sleep 0.2
+done
+run rollout status
+run rollout rollback --reason 'the old answers were better' --actor demo | head -5
+run rollout history
+
+act "11. The index is a stock FAISS file" "Any release can be exported; three lines of Python with faiss-cpu search it."
 run releases export --layout faiss --to "$data/export"
 ls -l "$data/export"
 
-act "11. Metrics" "What an operator sees (some lines of $http/metrics):"
+act "12. Metrics" "What an operator sees (some lines of $http/metrics):"
 python3 - "$http" <<'PYTHON'
 import sys, urllib.request
 text = urllib.request.urlopen(sys.argv[1] + "/metrics").read().decode()

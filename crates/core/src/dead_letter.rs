@@ -66,6 +66,14 @@ impl DeadLetter {
         }
     }
 
+    /// The letter without the event: of a document that was erased nothing is kept.
+    #[must_use]
+    pub fn without_payload(mut self) -> Self {
+        self.payload = None;
+        self.payload_hex = None;
+        self
+    }
+
     /// The event as it came.
     pub fn payload_bytes(&self) -> Vec<u8> {
         match (&self.payload, &self.payload_hex) {

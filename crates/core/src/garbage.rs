@@ -48,6 +48,12 @@ pub fn needed_manifests(pointer: &Pointer, now: Timestamp, grace_ns: i64) -> Vec
         .collect()
 }
 
+/// Whether the indexer of this name may collect: it has the turn, so that nothing is written that it does not know of.
+/// One that lost its turn does not see what the other is writing. What was deleted has no turn any more.
+pub fn may_collect(pointer: &Pointer, id: &str) -> bool {
+    pointer.deleted_at.is_some() || pointer.writer.as_ref().is_some_and(|writer| writer.id == id)
+}
+
 /// The keys that a manifest needs beside itself.
 pub fn keys_of(manifest: &Manifest) -> impl Iterator<Item = &str> {
     keys_of_segments(&manifest.segments)
@@ -56,6 +62,18 @@ pub fn keys_of(manifest: &Manifest) -> impl Iterator<Item = &str> {
 /// The keys that builds under way need: no manifest names their parts yet.
 pub fn keys_of_builds(pointer: &Pointer) -> impl Iterator<Item = &str> {
     pointer.builds.iter().flat_map(|build| keys_of_segments(&build.parts))
+}
+
+/// The lists of erased documents that must stay.
+pub fn keys_of_erased(pointer: &Pointer, now: Timestamp, grace_ns: i64) -> impl Iterator<Item = &str> {
+    pointer.erased.iter().flat_map(move |erased| {
+        let earlier = erased.earlier.iter();
+        let lately = earlier.filter(move |unnamed| now.since(unnamed.since) < grace_ns);
+        [&erased.list]
+            .into_iter()
+            .chain(lately.map(|unnamed| &unnamed.manifest))
+            .map(|list| list.path.as_str())
+    })
 }
 
 fn keys_of_segments(segments: &[SegmentEntry]) -> impl Iterator<Item = &str> {
@@ -67,9 +85,9 @@ fn keys_of_segments(segments: &[SegmentEntry]) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Which folders of a collection are collected: what releases are made of. Settings, dead letters, verdicts and queries
+/// Which folders of a collection are collected: what releases are made of, and lists of erased documents. Settings, dead letters, verdicts and queries
 /// are not: they stay as long as their collection.
-const COLLECTED: [&str; 3] = ["releases/", "segments/", "dead/"];
+const COLLECTED: [&str; 4] = ["releases/", "segments/", "dead/", "erased/"];
 
 /// Objects of a listing that may be garbage, in the first of two steps: of releases, older than the grace, and not
 /// just being written by this process.
@@ -131,6 +149,24 @@ mod tests {
             garbage(candidates, &needed),
             ["releases/old.json", "dead/old.roaring", "segments/b/rows.tar"]
         );
+    }
+
+    #[test]
+    fn only_who_has_the_turn_collects() {
+        let settings = SettingsReference {
+            version: 1,
+            digest: Digest::of(b"s"),
+        };
+        let name = "products".parse().expect("valid");
+        let first = Pointer::first(name, settings, "n".to_owned(), Timestamp(0));
+        assert!(!may_collect(&first, "a"));
+        let taken = first
+            .claim("a", "c".to_owned(), Timestamp(0))
+            .and_then(|pointer| pointer.claim("b", "d".to_owned(), Timestamp(0)));
+        let taken = taken.expect("free");
+        assert!(may_collect(&taken, "b") && !may_collect(&taken, "a"));
+        let deleted = taken.delete("e".to_owned(), Timestamp(0)).expect("there");
+        assert!(may_collect(&deleted, "a"));
     }
 
     fn manifest(name: &str) -> ManifestReference {

@@ -177,6 +177,18 @@ pub enum Gate {
     Ready,
 }
 
+impl GateOutcome {
+    /// The name in metrics and answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::NotApplicable => "not_applicable",
+            Self::NoData => "no_data",
+        }
+    }
+}
+
 impl Gate {
     /// All, in the order in which they are shown.
     pub const ALL: [Self; 18] = [
@@ -272,6 +284,24 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Where verdicts lie, relative to the collection.
+    pub const FOLDER: &str = "verdicts/";
+
+    /// Its path relative to the collection: by the judged generation.
+    pub fn path(&self, nonce: &str) -> String {
+        format!(
+            "{}{:010}-{}-gates-{nonce}.json",
+            Self::FOLDER,
+            self.generation,
+            self.lineage
+        )
+    }
+
+    /// Whether a key names a verdict of a lineage.
+    pub fn is_of(key: &str, lineage: &LineageId) -> bool {
+        key.ends_with(".json") && key.contains(&format!("-{lineage}-gates-"))
+    }
+
     /// Whether nothing speaks against promoting it by itself (I-19). A verdict that lacks a gate does.
     pub fn is_promotable(&self) -> bool {
         let judged = |gate: &Gate| self.gates.iter().any(|verdict| verdict.gate == *gate);

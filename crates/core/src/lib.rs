@@ -14,6 +14,7 @@ pub mod digest;
 pub mod document;
 pub mod edit;
 pub mod embedder;
+pub mod erasure;
 pub mod event;
 pub mod garbage;
 pub mod gates;

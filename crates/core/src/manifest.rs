@@ -195,6 +195,8 @@ pub enum PublishReason {
     Follow,
     /// New settings came into force.
     Settings,
+    /// Documents were erased; the list of them says who asked and why.
+    Erase,
     /// The collection's log was replaced, and a full feed repaired it.
     Resync {
         /// Who asked.

@@ -4,6 +4,7 @@
 //! content, never repeats.
 
 mod building;
+mod erasing;
 mod holding;
 mod rollout;
 mod staging;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use self::building::{Build, Part};
+pub use self::erasing::{BuildSource, Erased};
 pub use self::rollout::{Approval, Flip, SERVED_KEPT, Served};
 pub use self::staging::{RejectedEvents, StagedRelease};
 use crate::digest::Digest;
@@ -213,9 +215,9 @@ pub struct Pointer {
     /// Set while promotion is held, by a person or by a return to the way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promotion_hold: Option<Hold>,
-    /// The object that lists erased documents.
+    /// Documents that were erased, and whether their bytes are gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub erased: Option<ManifestReference>,
+    pub erased: Option<Erased>,
     /// A release that breached a guard: written, named, not served, until a person decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged: Option<StagedRelease>,
@@ -436,6 +438,9 @@ pub enum EditRefused {
     /// A rebuild needs a release.
     #[error("there is no release yet that could be built from")]
     NothingToBuildFrom,
+    /// Something that is named may hold bytes of erased documents.
+    #[error("something that is named may hold bytes of erased documents")]
+    NotClean,
     /// Promotion is not held.
     #[error("promotion is not held")]
     PromotionNotHeld,

@@ -84,10 +84,12 @@ pub enum Rejection {
     ZeroVector,
     #[error("a full feed is of documents alone, this is a {kind}")]
     NotInFeed { kind: &'static str },
+    #[error("the document was erased, and nothing is taken for it any more")]
+    Erased,
 }
 
 /// Each reason, for the page that explains them and the test that compares both.
-pub const REASONS: [&str; 34] = [
+pub const REASONS: [&str; 35] = [
     "INVALID_UTF8",
     "INVALID_JSON",
     "NOT_AN_OBJECT",
@@ -122,6 +124,7 @@ pub const REASONS: [&str; 34] = [
     "VECTOR_NOT_FINITE",
     "ZERO_VECTOR",
     "NOT_IN_FEED",
+    "ERASED",
 ];
 
 impl Rejection {
@@ -162,6 +165,7 @@ impl Rejection {
             Self::VectorNotFinite { .. } => "VECTOR_NOT_FINITE",
             Self::ZeroVector => "ZERO_VECTOR",
             Self::NotInFeed { .. } => "NOT_IN_FEED",
+            Self::Erased => "ERASED",
         }
     }
 

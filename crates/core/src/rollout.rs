@@ -36,8 +36,6 @@ pub struct RolloutSettings {
     pub keep_seconds: u32,
     /// Seconds after which a candidate that is not promoted is reported as overdue.
     pub deadline_seconds: u32,
-    /// Minutes after which what was published goes out as another lineage, through the gates; 0 for never.
-    pub each_publish_minutes: u32,
     /// Share of requests that may fail within the bake.
     pub error_share_max: f64,
     /// How many times slower than before answers may be within the bake.
@@ -64,7 +62,6 @@ impl Default for RolloutSettings {
             bake_seconds: 600,
             keep_seconds: 3_600,
             deadline_seconds: 3_600,
-            each_publish_minutes: 0,
             error_share_max: 0.01,
             latency_ratio_max: 2.0,
             latency_floor_ms: 20,
@@ -83,12 +80,6 @@ impl RolloutSettings {
                 f64::from(self.deadline_seconds),
                 10.0,
                 2_592_000.0,
-            ),
-            (
-                "rollout.each_publish_minutes",
-                f64::from(self.each_publish_minutes),
-                0.0,
-                525_600.0,
             ),
             ("rollout.error_share_max", self.error_share_max, 0.0, 1.0),
             ("rollout.latency_ratio_max", self.latency_ratio_max, 1.0, 1_000.0),
@@ -196,8 +187,6 @@ pub struct Observation {
     pub measuring: Tries,
     /// Leveling that did not end in a flip.
     pub leveling: Tries,
-    /// Rebuilds by themselves that could not begin.
-    pub rebuilding: Tries,
     /// Since when this owner has asked for the level that the pointer names.
     pub leveling_since: Option<Timestamp>,
     /// What the active lineage has answered since it was flipped to.
@@ -307,8 +296,6 @@ pub enum Action {
         /// The lineage.
         lineage: LineageId,
     },
-    /// Begin another lineage from what was published.
-    Rebuild,
 }
 
 /// Why a rollout stands where it stands.

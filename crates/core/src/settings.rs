@@ -382,7 +382,7 @@ impl Settings {
         number("window.candidate_seconds", self.window.candidate_seconds, 0, 604_800);
         number("window.build_seconds", self.window.build_seconds, 1, 86_400);
         number("guards.documents_min", self.guards.documents_min, 1, 1_000_000_000);
-        number("rebuild.part_rows", self.rebuild.part_rows, 1_000, 100_000_000);
+        number("rebuild.part_rows", self.rebuild.part_rows, 1, 100_000_000);
         number("rebuild.rows_per_second", self.rebuild.rows_per_second, 0, 100_000_000);
         number("bus.days", self.bus.days, 1, 36_500);
         number("bus.mebibytes", self.bus.mebibytes, 1, 16_777_216);

@@ -127,6 +127,12 @@ impl EmbeddingCache {
         }
     }
 
+    /// Removes vectors so that not a byte of them is left in the file or its log. An error means that some may be there.
+    pub fn forget(&self, keys: &[CacheKey]) -> Result<(), EmbedError> {
+        let mut connection = self.lock();
+        forget(&mut connection, keys).map_err(cache_error(&self.path))
+    }
+
     /// Vectors held.
     pub fn len(&self) -> u64 {
         count(&self.lock()).unwrap_or(0)
@@ -173,6 +179,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // A power cut may lose the last transactions, a kill loses none: enough for a cache.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // What is forgotten must not lie on in a page that was split before; nothing but that and the oldest is freed.
+    connection.pragma_update(None, "secure_delete", "ON")?;
     let layout: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
     if layout == 0 && tables == 0 {
@@ -257,6 +265,22 @@ fn write<'a>(
     let delete = "DELETE FROM vectors WHERE id <= (SELECT max(id) FROM vectors) - ?1";
     transaction.execute(delete, [i64::try_from(vectors_max).unwrap_or(i64::MAX)])?;
     transaction.commit()
+}
+
+/// Overwrites key and vector in place and keeps the row, since counting goes by the distance of ids. The log, which has
+/// earlier pages, is written back and cut.
+fn forget(connection: &mut Connection, keys: &[CacheKey]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    {
+        let mut statement = transaction.prepare_cached(
+            "UPDATE vectors SET key = randomblob(32), vector = zeroblob(length(vector)) WHERE key = ?1",
+        )?;
+        for key in keys {
+            statement.execute([key.0])?;
+        }
+    }
+    transaction.commit()?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
 }
 
 fn count(connection: &Connection) -> rusqlite::Result<u64> {

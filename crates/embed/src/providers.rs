@@ -7,7 +7,7 @@ use verdigris_core::embedder::EmbedderIdentity;
 use verdigris_core::settings::{EmbedderSettings, Provider};
 
 use crate::error::EmbedError;
-use crate::{CachedEmbedder, Embedder, EmbeddingCache, HashEmbedder, MiniLm, model};
+use crate::{CacheKey, CacheKeys, CachedEmbedder, Embedder, EmbeddingCache, HashEmbedder, MiniLm, TextKind, model};
 
 /// Loads embedders on first use.
 pub struct Embedders {
@@ -71,6 +71,16 @@ impl Embedders {
             _ => embedder,
         };
         Ok(embedder.map(cached))
+    }
+
+    /// Removes the vectors of these documents' texts from the cache on disk; no model is loaded for it. Blocking.
+    pub fn forget(&self, settings: &EmbedderSettings, texts: &[String]) -> Result<(), EmbedError> {
+        let (Some(cache), Provider::Minilm) = (&self.cache, settings.provider) else {
+            return Ok(());
+        };
+        let keys = CacheKeys::new(&self.identity(settings)?, TextKind::Document);
+        let keys: Vec<CacheKey> = texts.iter().map(|text| keys.key(text)).collect();
+        cache.forget(&keys)
     }
 
     fn minilm(&self) -> Result<Arc<dyn Embedder>, EmbedError> {

@@ -58,6 +58,8 @@ reasons! {
     CollectionDeleted = "COLLECTION_DELETED", FailedPrecondition;
     /// There is no such document in the release.
     DocumentNotFound = "DOCUMENT_NOT_FOUND", NotFound;
+    /// The document was erased: nothing is taken for it any more.
+    Erased = "ERASED", FailedPrecondition;
     /// There is no such release, or it is not kept any more.
     ReleaseNotFound = "RELEASE_NOT_FOUND", NotFound;
     /// A page token names a release that is not open any more.

@@ -1,11 +1,12 @@
 //! What belongs to a collection: its pointer, its settings, its manifests, its dead rows, read and checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use roaring::RoaringBitmap;
 use verdigris_core::dead;
 use verdigris_core::digest::Digest;
+use verdigris_core::erasure::ErasedList;
 use verdigris_core::manifest::{Manifest, SettingsReference};
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{ManifestReference, Pointer};
@@ -189,6 +190,28 @@ pub async fn manifest(
             found: manifest.collection,
         }),
         Ok(manifest) => Ok(manifest),
+    }
+}
+
+/// Reads and checks a list of erased documents.
+pub async fn erased_list(
+    store: &dyn Store,
+    collection: &CollectionName,
+    reference: &ManifestReference,
+) -> Result<ErasedList, ReadError> {
+    let key = keys::object(collection, &reference.path);
+    let bytes = checked(store, &key, &reference.digest).await?;
+    serde_json::from_slice(&bytes).map_err(|source| ReadError::Erased { key, source })
+}
+
+/// The documents that whoever reads a release of this pointer hides: erased ones whose bytes may be there still.
+pub async fn hidden(store: &dyn Store, pointer: &Pointer) -> Result<BTreeSet<String>, ReadError> {
+    match &pointer.erased {
+        Some(erased) if !erased.removed => {
+            let list = erased_list(store, &pointer.collection, &erased.list).await?;
+            Ok(list.pending())
+        }
+        _ => Ok(BTreeSet::new()),
     }
 }
 

@@ -6,6 +6,7 @@ use verdigris_core::commit::{Commit, Outcome, Reply, Step};
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{EditRefused, Pointer};
 
+use crate::chance;
 use crate::collection;
 use crate::error::{CommitError, ReadError, StoreError};
 use crate::keys;
@@ -20,7 +21,7 @@ const WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// A nonce for a swing: 96 random bits in hexadecimal.
 pub fn nonce() -> String {
-    format!("{:016x}{:08x}", rand::random::<u64>(), rand::random::<u32>())
+    format!("{:024x}", chance::draw() >> 32)
 }
 
 /// How often a call is made again, and how long is waited before it. Tests bring their own, without waits.
@@ -64,7 +65,7 @@ impl Patience {
 /// once do not meet again.
 fn jittered(n: u32) -> Duration {
     let wait = WAIT_FIRST.saturating_mul(1 << n.min(16)).min(WAIT_MAX);
-    wait.mul_f64(0.5 + rand::random::<f64>())
+    wait.mul_f64(0.5 + chance::share())
 }
 
 /// Swings the pointer by `edit`, which must give its result this nonce; the pointer as the edit made it. Cancelling it

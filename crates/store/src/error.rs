@@ -204,6 +204,15 @@ pub enum ReadError {
         /// What was wrong.
         mistakes: Vec<String>,
     },
+    /// A list of erased documents that cannot be read.
+    #[error("list of erased documents {key} cannot be used")]
+    Erased {
+        /// Its key.
+        key: String,
+        /// What was wrong.
+        #[source]
+        source: serde_json::Error,
+    },
     /// A file that lies only in a remote store.
     #[error("{key} is not on this machine")]
     NotLocal {

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use verdigris_core::garbage::{GRACE_NS, Listed, candidates, garbage, keys_of, keys_of_builds, needed_manifests};
+use verdigris_core::garbage::{
+    GRACE_NS, Listed, candidates, garbage, keys_of, keys_of_builds, keys_of_erased, needed_manifests,
+};
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::Pointer;
 use verdigris_core::timestamp::Timestamp;
@@ -69,6 +71,7 @@ impl Collector {
     ) -> Result<BTreeSet<String>, ReadError> {
         let manifests = needed_manifests(pointer, now, GRACE_NS);
         let mut needed: BTreeSet<String> = keys_of_builds(pointer).map(str::to_owned).collect();
+        needed.extend(keys_of_erased(pointer, now, GRACE_NS).map(str::to_owned));
         for reference in &manifests {
             if !self.needs.contains_key(&reference.path) {
                 let manifest = collection::manifest(store, name, reference).await?;

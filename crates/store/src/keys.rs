@@ -83,6 +83,8 @@ pub enum Kind {
     Verdict,
     /// Golden or warm-up queries.
     Queries,
+    /// A list of erased documents.
+    Erased,
 }
 
 /// The collection and the kind of a key; none for a key that no part of Verdigris makes.
@@ -125,6 +127,7 @@ pub fn parse(key: &str) -> Option<(CollectionName, Kind)> {
         "dead-letters" => Kind::DeadLetters,
         "verdicts" => Kind::Verdict,
         "queries" => Kind::Queries,
+        "erased" => Kind::Erased,
         _ => return None,
     };
     Some((collection, kind))

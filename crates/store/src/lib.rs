@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod chance;
 pub mod collection;
 pub mod commit;
 pub mod conformance;

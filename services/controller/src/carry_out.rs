@@ -34,7 +34,6 @@ impl Owner {
                 }));
                 Ok(())
             }
-            Action::Rebuild => Ok(()),
             Action::Flip(flip) => self.flip(flip).await,
             Action::Return(flip) => self.go_back(flip).await,
             Action::Retire { lineage } => {

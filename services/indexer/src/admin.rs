@@ -11,6 +11,7 @@ use verdigris_core::event::AHEAD_NS_MAX;
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::Pointer;
 use verdigris_core::position::Position;
+use verdigris_core::rejection::Rejection;
 use verdigris_core::resync::FeedMoment;
 use verdigris_core::revision::{Revision, RevisionKind};
 use verdigris_core::settings::Settings as CollectionSettings;
@@ -121,6 +122,7 @@ impl AdminRpc {
         let accepted = accept(&self.indexer, name, vec![payload]).await?;
         match (accepted.last, accepted.rejections.first()) {
             (Some(position), _) => Ok(position),
+            (None, Some((_, refused @ Rejection::Erased))) => Err(Reason::Erased.status(refused.to_string())),
             (None, Some((_, refused))) => {
                 Err(Reason::InvalidArgument.status(format!("{}: {refused}", refused.reason())))
             }
@@ -322,6 +324,17 @@ impl AdminService for AdminRpc {
         self.shown_rebuild(request).await
     }
 
+    async fn erase_documents(
+        &self,
+        request: Request<EraseDocumentsRequest>,
+    ) -> Result<Response<EraseDocumentsResponse>, Status> {
+        self.erase(request).await
+    }
+
+    async fn get_erasure(&self, request: Request<GetErasureRequest>) -> Result<Response<GetErasureResponse>, Status> {
+        self.erasure(request).await
+    }
+
     async fn get_staged_release(
         &self,
         request: Request<GetStagedReleaseRequest>,
@@ -420,6 +433,9 @@ impl AdminService for AdminRpc {
         let mut answer = ReplayDeadLettersResponse::default();
         for position in request.positions {
             let letter = self.letter(&name, &position).await?;
+            if letter.reason == Rejection::Erased.reason() {
+                return Err(Reason::Erased.status(letter.message));
+            }
             let payload = replayed(&letter, kind);
             let appended = self.append_one(&name, payload).await?;
             self.remove(&name, vec![position]).await?;

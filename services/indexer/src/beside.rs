@@ -24,7 +24,7 @@ use crate::order::VectorSource;
 use crate::rebuild::{PartContext, PartJob};
 use crate::take_over::Between;
 use crate::turn::{Turn, blocking};
-use crate::{BeingWritten, IndexerDeps};
+use crate::{BeingWritten, IndexerDeps, fresh_name};
 
 /// Between two follows, unless the owner wants the lineage level.
 const FOLLOW_EVERY: Duration = Duration::from_secs(10);
@@ -110,16 +110,22 @@ impl<'a> Beside<'a> {
     pub(crate) async fn finished(&mut self) -> Done {
         let (part, other) = (&mut self.part, &mut self.other);
         tokio::select! {
+            biased;
             part = part_finished(part) => Done::Part(Box::new(part)),
             merged = merge_finished(other) => Done::Merge(Box::new(merged)),
         }
     }
 
-    /// Ends what is under way; nothing of it is named.
-    pub(crate) async fn stop(&mut self) {
+    /// Ends the part under way, if there is one.
+    pub(crate) async fn stop_part(&mut self) {
         if let Some((job, _)) = self.part.take() {
             job.stop().await;
         }
+    }
+
+    /// Ends what is under way; nothing of it is named.
+    pub(crate) async fn stop(&mut self) {
+        self.stop_part().await;
         if let Some(other) = &mut self.other {
             other.merges.stop().await;
         }
@@ -199,6 +205,7 @@ impl Turn<'_> {
         if self.standing().is_some() || self.awaits_promotion() {
             return Ok(());
         }
+        self.erase_on().await?;
         self.begin_due_rebuild().await?;
         self.begin_part().await;
         let wants_level = self.beside.leveling.is_some() && self.beside.leveling.as_ref() == self.other_lineage();
@@ -247,6 +254,12 @@ impl Turn<'_> {
         });
     }
 
+    /// How soon to look at the pointer again.
+    pub(crate) fn look_in(&self) -> Duration {
+        let look = self.beside.look_in();
+        self.erasing.due_in().map_or(look, |due| due.min(look))
+    }
+
     fn other_lineage(&self) -> Option<&LineageId> {
         self.beside.other.as_ref().map(Other::lineage)
     }
@@ -261,6 +274,8 @@ impl Turn<'_> {
         if pointer.deleted_at.is_some() {
             return Err(CommitError::Refused(EditRefused::Deleted(self.name.clone())).into());
         }
+        self.see_erased(&pointer).await?;
+        let store = &*self.deps.store;
         let head = &self.head.manifest().lineage;
         if let Some(active) = pointer.active.as_ref().filter(|active| active.lineage != *head) {
             return Err(CommitError::Refused(EditRefused::LineageMoved(active.lineage.clone())).into());
@@ -278,8 +293,8 @@ impl Turn<'_> {
         }
         let build = pointer.builds.first();
         let is_same = build.map(|build| &build.lineage) == self.beside.build.as_ref().map(|build| &build.lineage);
-        if !is_same && let Some((job, _)) = self.beside.part.take() {
-            job.stop().await;
+        if !is_same {
+            self.beside.stop_part().await;
         }
         self.beside.build = build.cloned();
         self.beside.leveling = pointer.leveling;
@@ -314,16 +329,16 @@ impl Turn<'_> {
     }
 
     /// A lineage that does not hold what it must can neither serve nor be mended.
-    async fn drop_broken(&mut self, lineage: &LineageId) -> Result<(), IndexerError> {
+    pub(crate) async fn drop_broken(&mut self, lineage: &LineageId) -> Result<(), IndexerError> {
         tracing::error!(
             collection = %self.name, %lineage,
             "the other lineage does not hold the documents of the active one and is given up"
         );
         self.beside.stop().await;
         self.beside.other = None;
-        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let (nonce, epoch) = (commit::nonce(), self.epoch);
         let swung = commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.drop_broken(epoch, lineage, nonce.clone(), now)
+            pointer.drop_broken(epoch, lineage, nonce.clone(), self.now())
         });
         match swung.await {
             Ok(_) | Err(CommitError::Refused(EditRefused::NotNamed(_))) => Ok(()),
@@ -344,7 +359,7 @@ impl Turn<'_> {
         };
         let context = MergeContext {
             scratch: self.deps.scratch.clone(),
-            id: ulid::Ulid::generate().into(),
+            id: fresh_name(&self.deps.clock).into(),
             index_type: other.settings.ann.index_type,
             text: other.settings.text.clone(),
             threads: 1,
@@ -385,7 +400,9 @@ impl Turn<'_> {
 
     /// Begins the next part of a build, or names the candidate when all are there.
     async fn begin_part(&mut self) {
-        let is_due = self.beside.part.is_none() && Instant::now() >= self.beside.next_part;
+        // What it would read or embed may be what is being erased.
+        let is_free = self.beside.part.is_none() && !self.erasing.is_pending();
+        let is_due = is_free && Instant::now() >= self.beside.next_part;
         let Some(build) = self.beside.build.clone().filter(|_| is_due) else {
             return;
         };
@@ -414,7 +431,7 @@ impl Turn<'_> {
         } else {
             embedder_of(deps, &between.to).await?
         };
-        let id: verdigris_core::manifest::SegmentId = ulid::Ulid::generate().into();
+        let id: verdigris_core::manifest::SegmentId = fresh_name(&self.deps.clock).into();
         let being_written = handle.begin_writing(format!("segments/{id}/"));
         handle.building.begin(build.rows_done, build.rows);
         let context = PartContext {

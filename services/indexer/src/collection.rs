@@ -100,6 +100,7 @@ impl CollectionIndexer {
                 }
                 _ => {
                     tokio::select! {
+                        biased;
                         () = token.cancelled() => return,
                         () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY.1),
                     }
@@ -115,6 +116,7 @@ impl CollectionIndexer {
     async fn wait_for_repair(&mut self, token: &CancellationToken) -> bool {
         loop {
             let command = tokio::select! {
+                biased;
                 () = token.cancelled() => return false,
                 command = self.commands.recv() => command,
             };
@@ -134,6 +136,10 @@ impl CollectionIndexer {
                 Some(Command::Resume(wish)) => self.refuse(wish.done),
                 Some(Command::Decide(decision)) => self.refuse(decision.done),
                 Some(Command::Rebuild(wish)) => self.refuse(wish.done),
+                Some(Command::Erase(wish)) => {
+                    let erased = self.erase(&wish).await;
+                    let _ = wish.done.send(erased);
+                }
             }
         }
     }
@@ -144,6 +150,12 @@ impl CollectionIndexer {
         let refused = why.map_or_else(|| Ok(T::default()), |why| Err(IndexerError::StandsStill(why)));
         // The asker may have gone.
         let _ = done.send(refused);
+    }
+
+    /// Hides documents although nothing can be published: that is one swing.
+    async fn erase(&self, wish: &crate::erase::Wish) -> Result<u64, IndexerError> {
+        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance).await?;
+        turn.erase(wish).await
     }
 
     /// Publishes the head again with a checkpoint before the first event of the log that is there now.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use verdigris_core::dead_letter::{self, DeadLetter};
+use verdigris_core::erasure::is_about;
 use verdigris_core::names::CollectionName;
 use verdigris_core::position::Position;
 use verdigris_store::{Body, Precondition, ReadError, Store, StoreError, collection as objects, keys};
@@ -36,6 +37,22 @@ pub(crate) async fn batches(store: &dyn Store, name: &CollectionName) -> Result<
     }
     batches.sort_by_key(|batch| batch.letters.first().map(|letter| letter.position.sequence));
     Ok(batches)
+}
+
+/// Removes the letters that are about these documents; how many.
+pub(crate) async fn remove_about(
+    store: &dyn Store,
+    name: &CollectionName,
+    ids: &BTreeSet<String>,
+) -> Result<u64, ReadError> {
+    let batches = batches(store, name).await?;
+    let letters = batches.iter().flat_map(|batch| &batch.letters);
+    let about = letters.filter(|letter| is_about(&letter.payload_bytes(), ids));
+    let positions: BTreeSet<String> = about.map(|letter| letter.position.to_string()).collect();
+    if positions.is_empty() {
+        return Ok(0);
+    }
+    remove(store, name, &positions).await
 }
 
 /// Removes letters: what is left of a batch is written as another, and then the batch goes, so that a crash between the

@@ -22,7 +22,7 @@ use crate::order::VectorSource;
 use crate::progress::Published;
 use crate::take_over::{Between, TakenRow, take_over};
 use crate::turn::{Turn, blocking};
-use crate::{embed, write_segment};
+use crate::{embed, fresh_name, write_segment};
 
 /// What a publish changes of the other lineage.
 struct OtherEdit {
@@ -34,6 +34,8 @@ struct OtherEdit {
     reason: PublishReason,
     /// Bytes of segments that a rebuild brings.
     rebuilt: u64,
+    /// Rows of the active lineage that die with it.
+    our_dead: BTreeMap<SegmentId, RoaringBitmap>,
 }
 
 impl Turn<'_> {
@@ -80,7 +82,7 @@ impl Turn<'_> {
                 };
                 write_rows(&rows, &vectors, SegmentWriter::new(&path, shape)?)
             });
-            Some((ulid::Ulid::generate().into(), written.await??, folder))
+            Some((fresh_name(&self.deps.clock).into(), written.await??, folder))
         };
         self.publish_both(OtherEdit {
             add,
@@ -90,6 +92,28 @@ impl Turn<'_> {
             documents: taken.documents,
             reason,
             rebuilt,
+            our_dead: BTreeMap::new(),
+        })
+        .await
+    }
+
+    /// Publishes the death of the same documents in both lineages.
+    pub(crate) async fn publish_deaths(
+        &mut self,
+        our_dead: BTreeMap<SegmentId, RoaringBitmap>,
+        dead: BTreeMap<SegmentId, RoaringBitmap>,
+        content: ContentSum,
+        documents: u64,
+    ) -> Result<(), IndexerError> {
+        self.publish_both(OtherEdit {
+            add: None,
+            remove: Vec::new(),
+            dead,
+            content,
+            documents,
+            reason: PublishReason::Erase,
+            rebuilt: 0,
+            our_dead,
         })
         .await
     }
@@ -112,6 +136,7 @@ impl Turn<'_> {
             remove: job.plan.segments,
             add: Some((job.id, merged.written, job.folder)),
             rebuilt: 0,
+            our_dead: BTreeMap::new(),
         };
         self.publish_both(edit).await
     }
@@ -122,30 +147,30 @@ impl Turn<'_> {
         };
         let (theirs, reference) = (other.release.manifest().clone(), other.reference.clone());
         let ours = self.head.manifest().clone();
-        if (edit.content, edit.documents) != (ours.content, ours.documents) {
+        let is_erase = edit.reason == PublishReason::Erase;
+        if !is_erase && (edit.content, edit.documents) != (ours.content, ours.documents) {
             return Err(IndexerError::NotEqual(theirs.lineage.clone()));
         }
-        let mut files = Vec::new();
-        let mut add: Vec<SegmentEntry> = Vec::new();
-        let mut _written_segment = None;
-        let mut _folder = None;
+        let (mut files, mut add, mut _kept) = (Vec::new(), Vec::new(), None);
         if let Some((id, written, folder)) = edit.add {
-            _written_segment = Some(self.handle.begin_writing(format!("segments/{id}/")));
-            let paths = written.paths.clone();
-            let entry = blocking(move || write_segment::entry(id, &written)).await?;
-            let entry = entry.map_err(IndexerError::Scratch)?;
-            files.push((entry.files.vectors.path.clone(), paths.vectors));
-            files.push((entry.files.rows.path.clone(), paths.rows));
+            // As long as the publish takes.
+            _kept = Some((self.handle.begin_writing(format!("segments/{id}/")), folder));
+            let (entry, sent) = named(id, written).await?;
             add.push(entry);
-            _folder = Some(folder);
+            files.extend(sent);
         }
         let (nonce, epoch) = (commit::nonce(), self.epoch);
         let mut stats = ours.stats;
         stats.bytes_rebuilt += edit.rebuilt;
-        let common = PublishEdit {
+        let mut common = PublishEdit {
             stats,
+            content: edit.content,
+            documents: edit.documents,
             ..self.same_again(&nonce)
         };
+        if is_erase {
+            common.reason = PublishReason::Erase;
+        }
         let of_other = PublishEdit {
             add,
             remove: edit.remove,
@@ -154,7 +179,7 @@ impl Turn<'_> {
             reason: edit.reason,
             ..common.clone()
         };
-        let now = common.created_at;
+        common.dead = edit.our_dead;
         let (active, other) = (ours.apply(common)?, theirs.apply(of_other)?);
         let paths = [&active, &other].into_iter().flat_map(|edited| {
             let dead = edited.dead.as_ref().map(|(path, _)| path.clone());
@@ -175,7 +200,7 @@ impl Turn<'_> {
                 grace_ns: GRACE_NS,
                 other: releases.other.clone(),
             };
-            pointer.publish(epoch, &published, nonce.clone(), now)
+            pointer.publish(epoch, &published, nonce.clone(), self.now())
         })
         .await?;
         let is_named = pointer.other.is_some_and(|named| named.lineage == theirs.lineage);
@@ -240,6 +265,21 @@ impl Turn<'_> {
 fn theirs_dimension(turn: &Turn<'_>) -> u32 {
     let other = turn.beside.other.as_ref();
     other.map_or(0, |other| other.release.manifest().dimension)
+}
+
+/// The entry of a written segment, and its files by their paths.
+async fn named(
+    id: SegmentId,
+    written: WrittenSegment,
+) -> Result<(SegmentEntry, [(String, std::path::PathBuf); 2]), IndexerError> {
+    let paths = written.paths.clone();
+    let entry = blocking(move || write_segment::entry(id, &written)).await?;
+    let entry = entry.map_err(IndexerError::Scratch)?;
+    let files = [
+        (entry.files.vectors.path.clone(), paths.vectors),
+        (entry.files.rows.path.clone(), paths.rows),
+    ];
+    Ok((entry, files))
 }
 
 /// Rows with vectors first, ghost rows after them.

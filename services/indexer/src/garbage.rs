@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use verdigris_bus::Retention;
+use verdigris_core::garbage::may_collect;
 use verdigris_core::names::CollectionName;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_store::collection as objects;
@@ -42,6 +43,11 @@ async fn round(indexer: &Indexer, name: &CollectionName, collector: &mut Collect
     let Some(handle) = indexer.handle(name) else {
         return Ok(());
     };
+    if let Ok(seen) = objects::pointer(&*deps.store, name).await
+        && !may_collect(&seen.pointer, &indexer.instance)
+    {
+        return Ok(());
+    }
     let now = Timestamp(deps.clock.now_ns());
     let removed = collector
         .collect(&*deps.store, name, now, |key| handle.is_being_written(key))

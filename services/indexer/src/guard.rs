@@ -16,7 +16,6 @@ use verdigris_core::guards::{self, Breach, Judged};
 use verdigris_core::manifest::Manifest;
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{EditRefused, ManifestReference, Pointer, RejectedEvents, StagedRelease};
-use verdigris_core::timestamp::Timestamp;
 use verdigris_proto::reason::Reason;
 use verdigris_store::{Store, StoreError, collection as objects, commit, keys, publish};
 
@@ -153,7 +152,7 @@ pub(crate) async fn read<T: for<'a> Deserialize<'a>>(
     serde_json::from_slice(&bytes).map_err(|_| damaged())
 }
 
-async fn write<T: Serialize>(
+pub(crate) async fn write<T: Serialize>(
     store: &dyn Store,
     name: &CollectionName,
     path: String,
@@ -232,7 +231,7 @@ impl Turn<'_> {
         let (guards, passed_to) = (&self.settings.guards, pointer.guards_passed_to);
         Ok(guards::judge(
             guards,
-            &pointer.kept,
+            &self.erasing.without_erased(&pointer.kept),
             passed_to,
             &judged,
             manifest.created_at,
@@ -293,21 +292,21 @@ impl Turn<'_> {
         let staged = staged
             .ok_or(EditRefused::NotStaged)
             .map_err(verdigris_store::CommitError::Refused)?;
-        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let (nonce, epoch) = (commit::nonce(), self.epoch);
         let rejected = match &decision.kind {
             DecisionKind::Accept => {
-                self.accept(&staged, nonce, now).await?;
+                self.accept(&staged, nonce).await?;
                 0
             }
             DecisionKind::Retry => {
-                self.swing_away(None, epoch, nonce, now).await?;
+                self.swing_away(None, epoch, nonce).await?;
                 0
             }
             DecisionKind::Reject { reason, choice } => {
                 let sequences = self.chosen(&staged, choice).await?;
                 let count = sequences.len() as u64;
                 let (events, rejected) = self.reject(sequences, &decision.actor, reason, &nonce).await?;
-                self.swing_away(Some(events), epoch, nonce, now).await?;
+                self.swing_away(Some(events), epoch, nonce).await?;
                 self.rejected = Some(Arc::new(rejected));
                 count
             }
@@ -349,14 +348,14 @@ impl Turn<'_> {
         Ok((RejectedEvents { list, to }, rejected))
     }
 
-    async fn accept(&mut self, staged: &StagedRelease, nonce: String, now: Timestamp) -> Result<(), IndexerError> {
+    async fn accept(&mut self, staged: &StagedRelease, nonce: String) -> Result<(), IndexerError> {
         let epoch = self.epoch;
         // What cannot be opened is not accepted.
         let manifest = objects::manifest(&*self.deps.store, self.name, &staged.release.manifest).await?;
         let before = self.head.clone();
         let head = self.deps.opener.open(Arc::new(manifest), Some(&before)).await?;
         commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.accept_staged(epoch, GRACE_NS, nonce.clone(), now)
+            pointer.accept_staged(epoch, GRACE_NS, nonce.clone(), self.now())
         })
         .await?;
         self.head = head;
@@ -374,10 +373,9 @@ impl Turn<'_> {
         rejected: Option<RejectedEvents>,
         epoch: u64,
         nonce: String,
-        now: Timestamp,
     ) -> Result<(), IndexerError> {
         commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.drop_staged(epoch, rejected.clone(), nonce.clone(), now)
+            pointer.drop_staged(epoch, rejected.clone(), nonce.clone(), self.now())
         })
         .await?;
         Ok(())

@@ -103,7 +103,7 @@ impl Turn<'_> {
                 grace_ns: GRACE_NS,
                 other: None,
             };
-            pointer.roll_back(epoch, &published, hold.clone(), nonce.clone(), now)
+            pointer.roll_back(epoch, &published, hold.clone(), nonce.clone(), self.now())
         })
         .await?;
         let before = self.head.clone();

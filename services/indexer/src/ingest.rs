@@ -1,5 +1,6 @@
 //! The first step of an event: parsed, refused with a reason or appended to the bus. Accepted means durable.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,12 +58,17 @@ impl IngestRpc {
 
 /// Appends a batch: each event is accepted or refused by itself.
 pub(crate) async fn accept(indexer: &Indexer, name: &CollectionName, events: Vec<Bytes>) -> Result<Accepted, Status> {
-    indexer
+    let handle = indexer
         .ensure(name, &Settings::default())
         .await
         .map_err(|error| status_of_read(&error))?;
     let settings = settings_of(indexer, name).await?;
-    let now = Timestamp(indexer.deps().clock.now_ns());
+    let judging = Judging {
+        name,
+        settings: &settings,
+        now: Timestamp(indexer.deps().clock.now_ns()),
+        erased: handle.erased(),
+    };
     let mut result = Accepted::default();
     let mut batch: Vec<NewEvent> = Vec::new();
     let mut bytes = 0;
@@ -78,7 +84,7 @@ pub(crate) async fn accept(indexer: &Indexer, name: &CollectionName, events: Vec
         };
         let parts: Vec<Bytes> = parts;
         for part in parts {
-            match check(&part, name, &settings, now) {
+            match check(&part, &judging) {
                 Ok(()) => {
                     bytes += part.len();
                     batch.push(NewEvent { payload: part });
@@ -96,9 +102,19 @@ pub(crate) async fn accept(indexer: &Indexer, name: &CollectionName, events: Vec
     Ok(result)
 }
 
+/// What an event is judged by before it is accepted.
+struct Judging<'a> {
+    name: &'a CollectionName,
+    settings: &'a Settings,
+    now: Timestamp,
+    erased: Arc<BTreeSet<String>>,
+}
+
 /// An event that is ahead of its time is accepted and set aside by the indexer, which judges it by its accept time.
-fn check(payload: &[u8], name: &CollectionName, settings: &Settings, now: Timestamp) -> Result<(), Refused> {
-    match Event::parse(payload)?.judge(&judge_context(name, settings, now)) {
+fn check(payload: &[u8], judging: &Judging<'_>) -> Result<(), Refused> {
+    let context = judge_context(judging.name, judging.settings, judging.now);
+    match Event::parse(payload)?.judge(&context) {
+        Ok(judged) if judging.erased.contains(judged.id().as_str()) => Err(Refused::Erased),
         Ok(_) | Err(Refused::AheadOfTime { .. }) => Ok(()),
         Err(refused) => Err(refused),
     }

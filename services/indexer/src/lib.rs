@@ -9,10 +9,13 @@ mod beside;
 mod collection;
 mod dead_letters;
 mod embed;
+mod erase;
+mod erasing;
 pub mod error;
 mod follow;
 mod garbage;
 mod guard;
+mod holders;
 mod holding;
 mod ingest;
 mod looking;
@@ -37,6 +40,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use verdigris_bus::Bus;
 use verdigris_core::names::CollectionName;
@@ -46,7 +50,7 @@ use verdigris_embed::Embedders;
 use verdigris_engine::release::open::OpenRelease;
 use verdigris_runtime::clock::Clock;
 use verdigris_runtime::shutdown::Tasks;
-use verdigris_store::{ReadError, Store, StoreError, collection as objects, commit};
+use verdigris_store::{ReadError, Store, StoreError, chance, collection as objects, commit};
 
 pub use admin::AdminRpc;
 pub use ingest::IngestRpc;
@@ -60,6 +64,11 @@ use crate::status::Status;
 
 /// Commands that wait for a collection's indexer: people send them one at a time.
 const COMMANDS_MAX: usize = 64;
+
+/// Takes logged queries away that have one of these texts in them, ids of erased documents; the search role of the same
+/// process has the log. They are gone when the future is ready.
+pub type ForgetQueries =
+    Arc<dyn Fn(&CollectionName, Vec<String>) -> BoxFuture<'static, std::io::Result<()>> + Send + Sync>;
 
 /// What the indexer works with.
 pub struct IndexerDeps {
@@ -79,6 +88,8 @@ pub struct IndexerDeps {
     pub threads: usize,
     /// Figures.
     pub metrics: IndexerMetrics,
+    /// Takes logged queries away, for an erase.
+    pub forget_queries: ForgetQueries,
 }
 
 /// What a collection's indexer is told.
@@ -91,6 +102,8 @@ pub(crate) enum Command {
     Resume(holding::Resume),
     /// Write all rows anew as another lineage.
     Rebuild(rebuilding::Wish),
+    /// Hide documents at once and for ever, and remove their bytes.
+    Erase(erase::Wish),
     /// Decide about a staged release.
     Decide(guard::Decision),
     /// Go on from the beginning of the log that is there now.
@@ -111,6 +124,8 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     /// What may yet be named, by how its paths begin.
     writing: Mutex<BTreeSet<String>>,
+    /// Documents that were erased, as far as the indexer has looked.
+    erased: Mutex<Arc<BTreeSet<String>>>,
 }
 
 impl Handle {
@@ -122,6 +137,18 @@ impl Handle {
 
     fn is_being_written(&self, key: &str) -> bool {
         self.writing().iter().any(|path| key.starts_with(path.as_str()))
+    }
+
+    /// The documents for which nothing is taken any more.
+    pub(crate) fn erased(&self) -> Arc<BTreeSet<String>> {
+        self.erased
+            .lock()
+            .expect("no code panics while it holds this lock")
+            .clone()
+    }
+
+    pub(crate) fn note_erased(&self, ids: Arc<BTreeSet<String>>) {
+        *self.erased.lock().expect("no code panics while it holds this lock") = ids;
     }
 
     fn writing(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
@@ -213,6 +240,7 @@ impl Indexer {
             building: Arc::default(),
             commands: sender,
             writing,
+            erased: Mutex::default(),
         });
         self.lock().insert(name.clone(), handle.clone());
         let token = self.tasks.token();
@@ -236,6 +264,12 @@ impl Indexer {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<CollectionName, Arc<Handle>>> {
         self.handles.lock().expect("no code panics while it holds this lock")
     }
+}
+
+/// A name for a segment or a lineage: later ones sort behind, and no two are alike.
+pub(crate) fn fresh_name(clock: &Clock) -> ulid::Ulid {
+    let milliseconds = u64::try_from(clock.now_ns() / 1_000_000).unwrap_or_default();
+    ulid::Ulid::from_parts(milliseconds, chance::draw())
 }
 
 pub use garbage::run as collect_garbage;

@@ -19,10 +19,11 @@ use verdigris_engine::release::Release as Opened;
 use verdigris_engine::release::diff::{Difference, diff};
 use verdigris_proto::admin::*;
 use verdigris_proto::reason::Reason;
+use verdigris_store::collection as objects;
 
 use crate::admin::AdminRpc;
 use crate::error::chain;
-use crate::ingest::{name_of, settings_of, status_of_bus};
+use crate::ingest::{name_of, settings_of, status_of_bus, status_of_read};
 use crate::order::judge_context;
 
 /// Documents of a difference that are told one by one: by default, and at most.
@@ -34,7 +35,7 @@ const VALUES_TOLD: usize = 20;
 const BRAND: [&str; 2] = ["brand", "manufacturer"];
 const CATEGORY: [&str; 2] = ["category", "categories"];
 /// Events at the end of a log that are looked through for one document: about a second of reading.
-const LOOKED_THROUGH: u64 = 200_000;
+pub(crate) const LOOKED_THROUGH: u64 = 200_000;
 /// Events of one read.
 const READ: ReadLimits = ReadLimits {
     events: 10_000,
@@ -92,6 +93,13 @@ impl AdminRpc {
             state: "unknown".to_owned(),
             ..ExplainDocumentResponse::default()
         };
+        let handle = self.indexer.handle(&name);
+        if handle
+            .as_ref()
+            .is_some_and(|handle| handle.erased().contains(&request.id))
+        {
+            answer.state = "erased".to_owned();
+        }
         let mut state = None;
         if let Some(place) = release.find(&request.id) {
             let (stored, found) = release.state(place).map_err(damaged)?;
@@ -101,7 +109,6 @@ impl AdminRpc {
             show(&mut answer, &found, &settings);
             state = Some(found);
         }
-        let handle = self.indexer.handle(&name);
         if let Some(standstill) = handle.and_then(|handle| handle.status.standstill()) {
             answer.standstill = standstill.message;
         }
@@ -125,10 +132,15 @@ impl AdminRpc {
         Ok(Response::new(answer))
     }
 
+    /// A release as readers see it.
     async fn opened(&self, name: &CollectionName, generation: u64) -> Result<Arc<Opened>, Status> {
-        let (manifest, ..) = self.manifest(name, generation).await?;
-        let opened = self.indexer.deps().opener.open(Arc::new(manifest), None).await;
-        opened.map_err(|error| Reason::DataDamaged.status(chain(&error)))
+        let deps = self.indexer.deps();
+        let (manifest, pointer, _) = self.manifest(name, generation).await?;
+        let opened = deps.opener.open(Arc::new(manifest), None).await;
+        let opened = opened.map_err(|error| Reason::DataDamaged.status(chain(&error)))?;
+        let hidden = objects::hidden(&*deps.store, &pointer).await;
+        let hidden = hidden.map_err(|error| status_of_read(&error))?;
+        Ok(opened.hiding(hidden.iter().map(String::as_str)))
     }
 
     /// The events of a document at the end of the log, and how many were looked through.

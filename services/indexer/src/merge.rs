@@ -141,6 +141,7 @@ impl Merges {
     /// Waits for either merge, for ever when there is none. Cancel safe: the work goes on, and its handle stays.
     pub(crate) async fn finished(&mut self) -> (MergeJob, Merged) {
         tokio::select! {
+            biased;
             done = finished(&mut self.base) => done,
             done = finished(&mut self.beside) => done,
         }

@@ -3,16 +3,18 @@
 //! Each event is judged by the log alone and folded into the state of its document; order and duplicates do not
 //! matter. Synchronous: it reads mapped files and belongs on a blocking thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use verdigris_bus::BusEvent;
 use verdigris_core::dead_letter::DeadLetter;
 use verdigris_core::document::{DocumentState, Fold};
+use verdigris_core::erasure::is_about;
 use verdigris_core::event::{Event, JudgeContext, Judged, VectorRule};
 use verdigris_core::manifest::Metric;
 use verdigris_core::names::CollectionName;
 use verdigris_core::position::StreamIdentity;
+use verdigris_core::rejection::Rejection;
 use verdigris_core::revision::{EventKind, RevisionKind};
 use verdigris_core::settings::{Provider, Settings};
 use verdigris_core::text::embedded_text;
@@ -94,6 +96,8 @@ pub(crate) struct OrderContext<'a> {
     pub(crate) crashed_at: Option<u64>,
     /// Events that a person rejected: set aside unread.
     pub(crate) rejected: Option<&'a Rejected>,
+    /// Documents that were erased: what comes for them is set aside, and nothing of it kept.
+    pub(crate) erased: &'a BTreeSet<String>,
 }
 
 /// Judges and folds a window of events against `release`.
@@ -151,15 +155,17 @@ fn order_one(
     let mut set_aside = |reason: &str, message: String| {
         let position = context.stream.position(bus_event.sequence);
         let payload = &bus_event.payload;
-        ordered.set_aside.push(DeadLetter::new(
-            position,
-            accepted_at,
-            context.now,
-            reason,
-            message,
-            payload,
-        ));
+        let letter = DeadLetter::new(position, accepted_at, context.now, reason, message, payload);
+        ordered.set_aside.push(letter);
     };
+    // First of all: no other reason may keep a byte of it.
+    if is_about(&bus_event.payload, context.erased) {
+        let position = context.stream.position(bus_event.sequence);
+        let (reason, message) = (Rejection::Erased.reason(), Rejection::Erased.to_string());
+        let letter = DeadLetter::new(position, accepted_at, context.now, reason, message, &[]);
+        ordered.set_aside.push(letter.without_payload());
+        return Ok(Outcome::SetAside);
+    }
     if context.crashed_at == Some(bus_event.sequence) {
         set_aside(
             CRASHED_INDEXER,

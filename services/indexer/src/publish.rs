@@ -17,7 +17,7 @@ use crate::error::IndexerError;
 use crate::merge::{MergeContext, MergeJob};
 use crate::progress::Published;
 use crate::turn::{Change, Turn, blocking};
-use crate::write_segment;
+use crate::{fresh_name, write_segment};
 
 /// From so many rows on, what a segment took in memory is worth giving back at once.
 const LARGE_ROWS: u32 = 10_000;
@@ -31,7 +31,7 @@ impl Turn<'_> {
             }
             let context = MergeContext {
                 scratch: self.deps.scratch.clone(),
-                id: ulid::Ulid::generate().into(),
+                id: fresh_name(&self.deps.clock).into(),
                 index_type: self.settings.ann.index_type,
                 text: self.settings.text.clone(),
                 // A merge leaves a processor to the answers.
@@ -166,6 +166,7 @@ impl Turn<'_> {
                 grace_ns: GRACE_NS,
                 other: None,
             };
+            let now = self.now();
             if change.as_candidate {
                 pointer.publish_candidate(epoch, &published, nonce.clone(), now)
             } else {
@@ -182,6 +183,11 @@ impl Turn<'_> {
         }
         self.head = release;
         Ok(true)
+    }
+
+    /// The moment of an edit that lets something go: the grace begins with it, not when the work for it began.
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp(self.deps.clock.now_ns())
     }
 
     pub(crate) async fn goodbye(&mut self) -> Result<(), IndexerError> {

@@ -17,13 +17,13 @@ use verdigris_proto::admin::*;
 use verdigris_proto::reason::Reason;
 use verdigris_store::{CommitError, collection as objects, commit};
 
-use crate::Command;
 use crate::admin::{AdminRpc, given};
 use crate::beside::embedder_of;
 use crate::error::{IndexerError, chain, reason_of_store};
 use crate::ingest::{name_of, settings_of};
 use crate::shown::parsed_settings;
 use crate::turn::Turn;
+use crate::{Command, fresh_name};
 
 /// Texts whose embedding is timed to say how long all will take.
 const SAMPLE: usize = 64;
@@ -68,7 +68,7 @@ impl Turn<'_> {
         // A model that cannot be had is told now.
         self.deps.embedders.identity(&settings.embedder)?;
         let seconds = self.seconds_for(&settings).await?;
-        let lineage = LineageId::from(ulid::Ulid::generate());
+        let lineage = LineageId::from(fresh_name(&self.deps.clock));
         let source = self.head.manifest().clone();
         let live =
             |segment: &verdigris_core::manifest::SegmentEntry| u64::from(segment.live) + u64::from(segment.live_ghosts);

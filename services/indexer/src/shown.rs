@@ -29,6 +29,7 @@ pub(crate) fn reason_word(reason: &PublishReason) -> &'static str {
         PublishReason::Rebuild => "rebuild",
         PublishReason::Follow => "follow",
         PublishReason::Settings => "settings",
+        PublishReason::Erase => "erase",
         PublishReason::Resync { .. } => "resync",
         PublishReason::Rollback { .. } => "rollback",
     }

@@ -42,10 +42,10 @@ pub(crate) struct Taken {
 }
 
 /// A document as one lineage has it.
-struct Found {
+pub(crate) struct Found {
     row: NewRow,
-    state: DocumentState,
-    exists: bool,
+    pub(crate) state: DocumentState,
+    pub(crate) exists: bool,
 }
 
 /// What `active` wrote after the generation of `follower`, as rows of the follower.
@@ -116,7 +116,7 @@ pub(crate) fn slice(
     Ok(rows)
 }
 
-fn found(release: &Release, place: RowPlace, settings: &Settings) -> Result<Found, EngineError> {
+pub(crate) fn found(release: &Release, place: RowPlace, settings: &Settings) -> Result<Found, EngineError> {
     let (stored, mut state) = release.state(place)?;
     let exists = release.has_vector(place);
     let row = NewRow {

@@ -28,13 +28,14 @@ use verdigris_store::{CommitError, collection as objects, commit};
 
 use crate::beside::Beside;
 use crate::collection::Panics;
+use crate::erasing::Erasing;
 use crate::error::IndexerError;
 use crate::guard::{self, Look, Rejected};
 use crate::merge::Merges;
 use crate::order::{OrderContext, Ordered};
 use crate::progress::{OutcomeCounts, Published};
 use crate::window::{Caution, TRIAL_EVENTS, WindowContext, next_window};
-use crate::{Command, Handle, IndexerDeps, dead_letters, embed, order, write_segment};
+use crate::{Command, Handle, IndexerDeps, dead_letters, embed, fresh_name, order, write_segment};
 
 /// Lives of the process that ended with one event named, after which it is set aside.
 pub(crate) const TRIES_MAX: u32 = 2;
@@ -59,6 +60,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) generation: u64,
     /// The lineage beside the active one.
     pub(crate) beside: Beside<'a>,
+    /// Documents that were erased.
+    pub(crate) erasing: Erasing,
     /// Set while a person holds publishing.
     pub(crate) held: Option<Hold>,
     /// A release that breached a guard, while it waits for a person.
@@ -109,7 +112,7 @@ impl<'a> Turn<'a> {
             Some(active) => objects::manifest(store, name, &active.manifest).await?,
             None => Manifest::genesis(Genesis {
                 collection: name.clone(),
-                lineage: LineageId::from(ulid::Ulid::generate()),
+                lineage: LineageId::from(fresh_name(&deps.clock)),
                 metric: settings.metric,
                 embedder: identity.clone(),
                 settings: pointer.settings.clone(),
@@ -132,6 +135,8 @@ impl<'a> Turn<'a> {
         };
         let trying = writer.trying.map(|position| position.sequence);
         let crashed = writer.tries >= TRIES_MAX;
+        let erasing = Erasing::begin(store, name, &pointer).await?;
+        handle.note_erased(erasing.ids.clone());
         Ok(Self {
             deps,
             name,
@@ -152,6 +157,7 @@ impl<'a> Turn<'a> {
             merges: Merges::default(),
             generation: pointer.generation,
             beside: Beside::begin(deps, name, &pointer).await?,
+            erasing,
             held: pointer.publish_hold().cloned(),
             guards_passed_to: pointer.guards_passed_to,
             rejected: guard::rejected(store, name, &pointer).await?.map(Arc::new),
@@ -195,9 +201,10 @@ impl<'a> Turn<'a> {
                 self.deps.metrics.standstill(self.name, true);
                 self.deps.metrics.staged(self.name, self.staged.is_some());
                 let command = tokio::select! {
+                    biased;
                     () = token.cancelled() => return Ok(()),
                     command = commands.recv() => command,
-                    () = tokio::time::sleep(self.beside.look_in()) => {
+                    () = tokio::time::sleep(self.look_in()) => {
                         self.look_beside().await?;
                         continue;
                     }
@@ -216,7 +223,7 @@ impl<'a> Turn<'a> {
                         None => return Ok(()),
                         Some(command) => self.obey(command).await?,
                     },
-                    () = tokio::time::sleep(self.beside.look_in()) => self.look_beside().await?,
+                    () = tokio::time::sleep(self.look_in()) => self.look_beside().await?,
                 }
                 continue;
             }
@@ -244,7 +251,7 @@ impl<'a> Turn<'a> {
         let mut window = pin!(next_window(&*self.deps.bus, &self.deps.clock, &context));
         loop {
             self.begin_merges()?;
-            let look = tokio::time::sleep(self.beside.look_in());
+            let look = tokio::time::sleep(self.look_in());
             tokio::select! {
                 biased;
                 () = token.cancelled() => return Ok(false),
@@ -261,6 +268,7 @@ impl<'a> Turn<'a> {
                 window = &mut window => {
                     let window = window?;
                     return tokio::select! {
+                        biased;
                         () = token.cancelled() => Ok(false),
                         published = self.publish_window(window) => published.map(|()| true),
                     };
@@ -288,8 +296,14 @@ impl<'a> Turn<'a> {
         match command {
             Command::Refresh => self.refresh().await?,
             Command::RollBack(wish) => {
+                let before = self.head.manifest().lineage.clone();
                 let result = self.roll_back(&wish).await;
                 let _ = wish.done.send(result);
+                // Another lineage is written by its own settings and embedder: the next turn reads them.
+                let now = &self.head.manifest().lineage;
+                if *now != before {
+                    return Err(CommitError::Refused(EditRefused::LineageMoved(now.clone())).into());
+                }
             }
             Command::Resume(wish) => {
                 let result = self.resume(&wish).await;
@@ -310,6 +324,16 @@ impl<'a> Turn<'a> {
             Command::Rebuild(wish) => {
                 let result = self.begin_rebuild(&wish).await;
                 let _ = wish.done.send(result);
+            }
+            Command::Erase(wish) => {
+                let result = self.erase(&wish).await;
+                let failed = result.is_err();
+                let _ = wish.done.send(result);
+                if failed {
+                    // Whether it was done after all must be known before the next event is read.
+                    let pointer = objects::pointer(&*self.deps.store, self.name).await?.pointer;
+                    self.see_erased(&pointer).await?;
+                }
             }
             Command::AdoptStream { done } => {
                 let stream = self.deps.bus.open(self.name).await?;
@@ -423,7 +447,7 @@ impl<'a> Turn<'a> {
 
     pub(crate) async fn order(&self, window: Vec<BusEvent>) -> Result<Ordered, IndexerError> {
         let (head, name, settings) = (self.head.clone(), self.name.clone(), self.settings.clone());
-        let (crashed_at, rejected) = (self.crashed_at, self.rejected.clone());
+        let (crashed_at, rejected, erased) = (self.crashed_at, self.rejected.clone(), self.erasing.ids.clone());
         let now = Timestamp(self.deps.clock.now_ns());
         blocking(move || {
             let stream = head.manifest().checkpoint.stream;
@@ -434,6 +458,7 @@ impl<'a> Turn<'a> {
                 now,
                 crashed_at,
                 rejected: rejected.as_deref(),
+                erased: &erased,
             };
             order::order(&head, &window, &context)
         })
@@ -489,7 +514,7 @@ impl<'a> Turn<'a> {
         .await??;
         Ok(Change {
             add: written.segment.map(|segment| (segment, folder)),
-            add_id: ulid::Ulid::generate().into(),
+            add_id: fresh_name(&self.deps.clock).into(),
             remove: Vec::new(),
             dead: written.dead,
             content: written.content,
@@ -559,7 +584,7 @@ impl<'a> Turn<'a> {
         let manifest = self.head.manifest();
         Change {
             add: None,
-            add_id: ulid::Ulid::generate().into(),
+            add_id: fresh_name(&self.deps.clock).into(),
             remove: Vec::new(),
             dead: BTreeMap::new(),
             content: manifest.content,

@@ -16,7 +16,7 @@ use verdigris_store::collection::{self as objects, SeenPointer};
 use crate::Search;
 use crate::answer::{chain, reason_of_read};
 use crate::lineages::{Followed, NotServed, Problem, Served};
-use crate::open::open;
+use crate::open::{of_read, open};
 use crate::warm::warm;
 
 /// Between two tries after an error.
@@ -149,6 +149,10 @@ async fn follow_to(search: &Arc<Search>, followed: &Followed, seen: &SeenPointer
         followed.stop(NotServed::Gone);
         search.log.forget(&followed.name).await;
         return Ok(());
+    }
+    let hidden = followed.hidden().next(&*search.deps.store, pointer).await;
+    if let Some(hidden) = hidden.map_err(of_read)? {
+        followed.hide(hidden);
     }
     let Some(active) = &pointer.active else {
         followed.stop(NotServed::Empty);

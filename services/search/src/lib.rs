@@ -6,6 +6,7 @@
 mod answer;
 mod follow;
 mod golden;
+mod hiding;
 mod lineages;
 mod log;
 mod measure;

@@ -20,6 +20,7 @@ use verdigris_proto::reason::Reason;
 use verdigris_proto::search::Lineage;
 use verdigris_store::Tag;
 
+use crate::hiding::Hidden;
 use crate::window::Window;
 
 /// Releases that stay open for page tokens after a swap, and for how long.
@@ -36,6 +37,8 @@ pub(crate) struct Served {
     pub(crate) reference: ManifestReference,
     /// From the first look at its lineage until that was warm.
     pub(crate) ready: Duration,
+    /// By which list erased documents are hidden in it.
+    pub(crate) hidden: Option<ManifestReference>,
 }
 
 /// What went wrong with a release, for a status.
@@ -98,6 +101,8 @@ pub(crate) struct Followed {
     /// What the pointer names as the other lineage: whoever opens it waits for a change here.
     other_named: watch::Sender<Option<LineagePointer>>,
     paged: Mutex<VecDeque<(Instant, Arc<Served>)>>,
+    /// Erased documents, which nothing that is open shows.
+    hidden: Mutex<Hidden>,
 }
 
 /// What a swap changed.
@@ -215,6 +220,13 @@ impl Lineages {
         next
     }
 
+    fn hide(&mut self, hidden: &Hidden) {
+        let other = self.other.as_mut().and_then(|other| other.served.as_mut());
+        for served in self.active.as_mut().ok().into_iter().chain(other) {
+            *served = hidden.of(served);
+        }
+    }
+
     fn open(&self) -> impl Iterator<Item = &Arc<Served>> {
         let other = self.other.as_ref().and_then(|other| other.served.as_ref());
         self.active.as_ref().ok().into_iter().chain(other)
@@ -260,6 +272,7 @@ impl Followed {
             swaps: watch::channel(0).0,
             other_named: watch::channel(None).0,
             paged: Mutex::default(),
+            hidden: Mutex::default(),
         }
     }
 
@@ -398,17 +411,36 @@ impl Followed {
         self.swaps.send_modify(|_| {});
     }
 
+    /// What is hidden now.
+    pub(crate) fn hidden(&self) -> Hidden {
+        self.hidden.lock().expect("held for a moment only").clone()
+    }
+
+    /// Hides erased documents in all that is open: one swap, as any other.
+    pub(crate) fn hide(&self, hidden: Hidden) {
+        *self.hidden.lock().expect("held for a moment only") = hidden;
+        self.make(Lineages::clone);
+        self.swaps.send_modify(|_| {});
+    }
+
     /// Makes the next handle. What it does not hold any more stays open for page tokens.
     fn make(&self, mut next: impl FnMut(&Lineages) -> Lineages) {
         let made = self.making.lock().expect("held for a moment only");
         let before = self.lineages();
-        let after = Arc::new(next(&before));
+        let hidden = self.hidden();
+        let mut after = next(&before);
+        // Whatever was opened before the erase, or while it was made.
+        after.hide(&hidden);
+        let after = Arc::new(after);
         self.lineages.store(after.clone());
         drop(made);
         let now = Instant::now();
         let stays = |served: &&Arc<Served>| !after.open().any(|open| Arc::ptr_eq(&open.release, &served.release));
         let mut paged = self.paged.lock().expect("held for a moment only");
         paged.extend(before.open().filter(stays).map(|served| (now, served.clone())));
+        for (_, served) in paged.iter_mut() {
+            *served = hidden.of(served);
+        }
         while paged
             .front()
             .is_some_and(|(at, _)| paged.len() > PAGED_RELEASES_MAX || now - *at > PAGED_FOR)

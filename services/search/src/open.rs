@@ -47,17 +47,19 @@ pub(crate) async fn open(search: &Arc<Search>, followed: &Followed, named: &Line
     };
     let previous = before.as_ref().map(|served| &served.release);
     let opened = search.deps.opener.open(Arc::new(manifest), previous).await;
-    let release = opened.map_err(of_open)?;
+    let hidden = followed.hidden();
+    let release = hidden.hide(&opened.map_err(of_open)?);
     Ok(Served {
         release,
         settings,
         embedder,
         reference: named.manifest.clone(),
+        hidden: hidden.list(),
         ready: same_lineage.map_or_else(|| began.elapsed(), |served| served.ready),
     })
 }
 
-fn of_read(error: ReadError) -> Problem {
+pub(crate) fn of_read(error: ReadError) -> Problem {
     Problem {
         reason: reason_of_read(&error),
         message: chain(&error),

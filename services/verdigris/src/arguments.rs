@@ -1,5 +1,6 @@
 //! The command line: what can be asked, with its help. What is done about it lies in `commands`.
 
+mod erase;
 mod rebuild;
 mod rollout;
 
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::erase::Erase;
 pub(crate) use self::rebuild::Rebuild;
 pub(crate) use self::rollout::Rollout;
 
@@ -128,6 +130,8 @@ pub(crate) enum Command {
     Releases(Releases),
     /// Write all rows anew as another lineage, beside what is served: for new settings, a new model, a new index type
     Rebuild(Rebuild),
+    /// Hide documents in every release at once and for ever, and remove their bytes; or show what is left of them
+    Erase(Erase),
     /// Which lineage answers, and how another comes to answer
     #[command(subcommand)]
     Rollout(Rollout),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use verdigris_core::document::encoding::document_text;
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::ManifestReference;
+use verdigris_core::pointer::{ManifestReference, Pointer};
 use verdigris_engine::ann;
 use verdigris_engine::release::open::OpenRelease;
 use verdigris_store::directory::DirectoryStore;
@@ -48,9 +48,12 @@ pub(crate) async fn run(
         bail!("{} holds no store: give the data folder with --data", data.display());
     }
     let store: Arc<dyn Store> = Arc::new(DirectoryStore::open(&root)?);
-    let reference = reference(&*store, collection, generation).await?;
+    let pointer = objects::pointer(&*store, collection).await?.pointer;
+    let hidden = objects::hidden(&*store, &pointer).await?;
+    let reference = reference(pointer, collection, generation)?;
     let manifest = Arc::new(objects::manifest(&*store, collection, &reference).await?);
     let release = Opener::new(store).open(manifest.clone(), None).await?;
+    let release = release.hiding(hidden.iter().map(String::as_str));
     fs::create_dir_all(to).with_context(|| format!("folder {} cannot be made", to.display()))?;
     let files = ["index.faiss", "meta.jsonl", "manifest.json"];
     let (folder, index_type) = (to.to_owned(), largest_type(&manifest));
@@ -104,12 +107,11 @@ fn largest_type(manifest: &verdigris_core::manifest::Manifest) -> verdigris_core
     largest.map(|segment| segment.index_type).unwrap_or_default()
 }
 
-async fn reference(
-    store: &dyn Store,
+fn reference(
+    pointer: Pointer,
     collection: &CollectionName,
     generation: Option<u64>,
 ) -> anyhow::Result<ManifestReference> {
-    let pointer = objects::pointer(store, collection).await?.pointer;
     match (generation, pointer.active) {
         (None, Some(active)) => Ok(active.manifest),
         (None, None) => bail!("collection {collection} has no release yet"),

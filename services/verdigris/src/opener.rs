@@ -66,6 +66,8 @@ impl Opener {
         manifest: &Manifest,
         previous: Option<&Arc<Release>>,
     ) -> Result<Vec<Arc<RoaringBitmap>>, OpenError> {
+        // What one reader hides is alive for the indexer, which opens the same release.
+        let previous = previous.filter(|release| !release.is_hiding());
         let mut unread = manifest.clone();
         let known: Vec<Option<Arc<RoaringBitmap>>> = manifest
             .segments

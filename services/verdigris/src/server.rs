@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,10 +14,11 @@ use tonic::service::Routes;
 use verdigris_bus::{Bus, SqliteBus, SqliteOptions};
 use verdigris_controller::metrics::ControllerMetrics;
 use verdigris_controller::{Controller, ControllerDeps, RolloutRpc};
+use verdigris_core::queries::LoggedQuery;
 use verdigris_embed::{CACHE_VECTORS_MAX, Embedders, EmbeddingCache};
 use verdigris_engine::release::open::OpenRelease;
 use verdigris_indexer::metrics::IndexerMetrics;
-use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, IngestRpc, collect_garbage};
+use verdigris_indexer::{AdminRpc, ForgetQueries, Indexer, IndexerDeps, IngestRpc, collect_garbage};
 use verdigris_proto::admin::admin_service_server::AdminServiceServer;
 use verdigris_proto::ingest::ingest_service_server::IngestServiceServer;
 use verdigris_proto::reason::Reason;
@@ -33,7 +34,7 @@ use verdigris_runtime::metrics::RpcMetrics;
 use verdigris_runtime::serving::{GuardConfig, GuardLayer, MESSAGE_BYTES_MAX, RETRY_AFTER, Refused};
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_search::metrics::SearchMetrics;
-use verdigris_search::{MeasurementRpc, QueryRpc, Search, SearchDeps, SearchRpc, Standstill};
+use verdigris_search::{MeasurementRpc, QueryRpc, Search, SearchDeps, SearchRpc, Standstill, StandstillOf};
 use verdigris_store::Store;
 use verdigris_store::directory::DirectoryStore;
 
@@ -107,6 +108,7 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         threads,
     } = parts(&start.folder, start.models)?;
     let instance = format!("up/{}-{:x}", std::process::id(), clock.now_ns());
+    let searching: Arc<OnceLock<Arc<Search>>> = Arc::default();
     let deps = IndexerDeps {
         store: store.clone(),
         bus,
@@ -116,6 +118,7 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         scratch: start.folder.scratch(),
         threads,
         metrics: IndexerMetrics::register(&start.registry)?,
+        forget_queries: forget_queries(searching.clone()),
     };
     let indexer = Indexer::start(deps, tasks.clone(), instance.clone()).await?;
     let (garbage, token) = (indexer.clone(), tasks.token());
@@ -123,7 +126,6 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         collect_garbage(garbage, token).await;
         Ok(())
     });
-    let status_of = indexer.clone();
     let (owned_store, owner_clock) = (store.clone(), clock.clone());
     let deps = SearchDeps {
         store,
@@ -132,13 +134,7 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         clock,
         poll: POLL,
         parallel_searches: threads,
-        standstill: Arc::new(move |name| {
-            let standstill = status_of.handle(name)?.status.standstill()?;
-            Some(Standstill {
-                reason: standstill.reason,
-                message: standstill.message,
-            })
-        }),
+        standstill: standstill_of(indexer.clone()),
         readiness: start.readiness.clone(),
         metrics: SearchMetrics::register(&start.registry)?,
         query_log: Some(start.folder.cache().join("queries")),
@@ -146,14 +142,11 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
         drag: None,
     };
     let search = Search::start(deps, tasks.clone()).await?;
-    let deps = ControllerDeps {
-        store: owned_store,
-        searchers: Arc::new(InProcess(search.clone())),
-        clock: owner_clock,
-        metrics: ControllerMetrics::register(&start.registry)?,
-        id: instance,
-    };
-    let controller = Controller::start(deps, tasks.clone()).await?;
+    // It is set once, here.
+    let _ = searching.set(search.clone());
+    let metrics = ControllerMetrics::register(&start.registry)?;
+    let owner = owner(owned_store, search.clone(), owner_clock, metrics, instance);
+    let controller = Controller::start(owner, tasks.clone()).await?;
     let guard = guard(&start.registry, start.tokens, start.concurrent_calls)?;
     let server = Server {
         routes: routes(search, indexer, controller),
@@ -172,6 +165,51 @@ pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks
     Ok(Running {
         grpc,
         _folder: start.folder,
+    })
+}
+
+/// What the owner of rollouts works with.
+fn owner(
+    store: Arc<dyn Store>,
+    search: Arc<Search>,
+    clock: Clock,
+    metrics: ControllerMetrics,
+    id: String,
+) -> ControllerDeps {
+    ControllerDeps {
+        store,
+        searchers: Arc::new(InProcess(search)),
+        clock,
+        metrics,
+        id,
+    }
+}
+
+/// Why publishing stands still, as the indexer knows.
+fn standstill_of(indexer: Arc<Indexer>) -> StandstillOf {
+    Arc::new(move |name| {
+        let standstill = indexer.handle(name)?.status.standstill()?;
+        Some(Standstill {
+            reason: standstill.reason,
+            message: standstill.message,
+        })
+    })
+}
+
+/// Takes logged queries away that name an erased document by its id.
+fn forget_queries(searching: Arc<OnceLock<Arc<Search>>>) -> ForgetQueries {
+    Arc::new(move |name, ids| {
+        let (searching, name) = (searching.clone(), name.clone());
+        let ids: Vec<String> = ids.iter().map(|id| id.to_lowercase()).collect();
+        Box::pin(async move {
+            // The indexer begins first, and asks again.
+            let search = searching.get().ok_or(std::io::ErrorKind::NotConnected)?;
+            let says = move |query: &LoggedQuery| {
+                let (text, filter) = (query.text.to_lowercase(), query.filter.to_lowercase());
+                ids.iter().any(|id| text.contains(id) || filter.contains(id))
+            };
+            search.delete_logged_queries(&name, says).await.map(|_| ())
+        })
     })
 }
 

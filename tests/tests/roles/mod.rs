@@ -225,6 +225,7 @@ impl Process {
             scratch: world.scratch(),
             threads: 1,
             metrics: IndexerMetrics::register(&registry).expect("a fresh registry"),
+            forget_queries: Arc::new(|_, _| Box::pin(async { Ok(()) })),
         };
         let indexer = runtime.block_on(Indexer::start(deps, tasks.clone(), start.instance));
         let indexer = indexer?;

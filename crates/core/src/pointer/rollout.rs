@@ -194,7 +194,7 @@ impl Pointer {
             .rfind(|kept| kept.generation == left.generation)
             .cloned();
         let comes_release = std::mem::replace(&mut next.other_release, left_release);
-        next.keep_instead(comes_release);
+        next.keep_instead(comes_release, now);
         next.served.push(Served {
             lineage: comes.lineage.clone(),
             generation: comes.generation,
@@ -224,8 +224,9 @@ impl Pointer {
         Ok(next)
     }
 
-    /// The list of releases shows what answered: a release of the same generation makes room.
-    fn keep_instead(&mut self, release: Option<KeptRelease>) {
+    /// The list of releases shows what answered: a release of the same generation makes room, and may be read for the
+    /// grace.
+    fn keep_instead(&mut self, release: Option<KeptRelease>, now: Timestamp) {
         let Some(release) = release else { return };
         let at = self.kept.partition_point(|kept| kept.generation < release.generation);
         match self
@@ -235,7 +236,8 @@ impl Pointer {
         {
             Some(kept) => {
                 let pinned = kept.pinned;
-                *kept = KeptRelease { pinned, ..release };
+                let hidden = std::mem::replace(kept, KeptRelease { pinned, ..release });
+                self.unname(hidden.manifest, now);
             }
             None => self.kept.insert(at, release),
         }
@@ -490,6 +492,20 @@ mod tests {
         );
         let next = publish(&forced, "b", None);
         assert_eq!(next.generation, 4, "generations only grow");
+    }
+
+    #[test]
+    fn a_release_that_a_stale_return_takes_out_of_the_list_stays_for_the_grace() {
+        let later = publish(&promoted(), "b", None);
+        let stale = Flip {
+            stale: true,
+            ..flip("a")
+        };
+        let back = later
+            .return_to_way_back(1, &stale, "r".to_owned(), Timestamp(4))
+            .expect("by word");
+        let needed = needed_manifests(&back, Timestamp(5), GRACE_NS);
+        assert!(needed.contains(&reference("releases/2-b")), "{needed:?}");
     }
 
     #[test]

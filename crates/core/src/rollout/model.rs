@@ -12,7 +12,7 @@ use super::*;
 use crate::digest::Digest;
 use crate::gates::Measured;
 use crate::gates::tests::{good, value};
-use crate::pointer::{EditRefused, LineagePointer, LineageRole, Pointer, Published};
+use crate::pointer::{LineagePointer, LineageRole, Pointer, Published};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -54,6 +54,8 @@ enum Event {
     Follow,
     /// A candidate is named.
     Named(&'static str),
+    /// A window is published as a candidate alone.
+    Alone,
     /// The search role opens what the pointer names beside.
     Opens,
     /// The search role begins anew.
@@ -206,7 +208,8 @@ impl World {
         may(is_behind, Event::Follow);
         let opened = other.map(|other| (other.lineage.clone(), other.generation));
         may(opened != self.ready, Event::Opens);
-        may(self.in_work.is_some(), Event::Measured);
+        // The owner takes a result between a plan's last action and its next look, never within.
+        may(self.in_work.is_some() && self.planned.is_empty(), Event::Measured);
         for name in ["g", "b", "d"] {
             may(budget.builds > 0 && other.is_none(), Event::Named(name));
         }
@@ -215,6 +218,7 @@ impl World {
             may(self.in_work.is_some(), Event::MeasuringFails);
             may(self.failing.is_none() && self.answered.len() > 1, Event::Errors);
         }
+        may(budget.builds > 0 && other.is_none(), Event::Alone);
         may(budget.crashes > 0, Event::Crashes);
         if budget.words > 0 {
             let judged = self.stored.as_ref().map(|stored| &stored.0);
@@ -257,6 +261,7 @@ impl World {
                 self.publish(&active, other.as_deref());
             }
             Event::Named(letter) => self.name_candidate(letter),
+            Event::Alone => self.publish_alone(),
             Event::Opens => self.ready = self.other().map(|other| (other.lineage.clone(), other.generation)),
             Event::Closes => {
                 self.budget.faults -= 1;
@@ -304,6 +309,23 @@ impl World {
         self.pointer = begun.expect("there is a place");
         let active = self.active().lineage.to_string();
         self.publish(&active, Some(&name));
+        self.memory = Observation::default();
+    }
+
+    fn publish_alone(&mut self) {
+        let name = format!("w{}", self.budget.builds);
+        self.budget.builds -= 1;
+        let generation = self.pointer.generation + 1;
+        let published = Published {
+            release: release(&name, generation, 20_000),
+            settings: settings_reference(),
+            grace_ns: 0,
+            other: None,
+        };
+        let next = self
+            .pointer
+            .publish_candidate(1, &published, format!("p{generation}"), self.now);
+        self.pointer = next.expect("there is a place");
         self.memory = Observation::default();
     }
 
@@ -381,16 +403,9 @@ impl World {
                 }
                 return;
             }
-            Action::Rebuild => return,
         };
-        let next = match next {
-            Ok(next) => next,
-            Err(refused) => {
-                let is_expected = epoch == self.epoch || matches!(refused, EditRefused::LostOwnership { .. });
-                assert!(is_expected, "an owner that was succeeded is told so, and not {refused}");
-                return;
-            }
-        };
+        // The pointer has moved since it was planned.
+        let Ok(next) = next else { return };
         assert_eq!(epoch, self.epoch, "an owner that was succeeded moves nothing");
         self.remember(&action);
         match &action {
@@ -435,7 +450,7 @@ impl World {
             Action::Flip(_) | Action::Return(_) => {
                 self.memory = Observation::default();
             }
-            Action::Measure { .. } | Action::Retire { .. } | Action::Rebuild => {}
+            Action::Measure { .. } | Action::Retire { .. } => {}
         }
     }
 
@@ -653,8 +668,9 @@ fn check(name: &str, budget: Budget, ends_of_each: u64) {
     assert!(explored.flips > 0, "something was promoted");
 }
 
-const NONE: Budget = Budget {
-    publishes: 0,
+/// One candidate of each kind, and time enough for its whole way.
+const QUIET: Budget = Budget {
+    publishes: 1,
     builds: 1,
     words: 0,
     crashes: 0,
@@ -667,7 +683,44 @@ fn a_rollout_that_nobody_disturbs_comes_to_its_end() {
     let budget = Budget {
         publishes: 2,
         ticks: 5,
-        ..NONE
+        ..QUIET
     };
-    check("alone", budget, 1);
+    check("alone", budget, 16);
+}
+
+#[test]
+fn people_may_say_what_they_want_at_any_time() {
+    check("words", Budget { words: 3, ..QUIET }, 64);
+}
+
+#[test]
+fn an_owner_that_ends_anywhere_goes_on_by_looking() {
+    let budget = Budget {
+        crashes: 2,
+        words: 1,
+        ..QUIET
+    };
+    check("crashes", budget, 64);
+}
+
+#[test]
+fn search_roles_that_begin_anew_and_requests_that_fail_promote_nothing_bad() {
+    let budget = Budget {
+        faults: 2,
+        words: 1,
+        ..QUIET
+    };
+    check("faults", budget, 64);
+}
+
+#[test]
+fn a_second_candidate_inherits_nothing_of_the_first() {
+    let budget = Budget {
+        publishes: 0,
+        builds: 2,
+        words: 2,
+        ticks: 2,
+        ..QUIET
+    };
+    check("two candidates", budget, 64);
 }

@@ -35,7 +35,8 @@ pub fn plan(spec: &Spec, pointer: &Pointer, observation: &Observation, now: Time
     };
     match (&pointer.active, &pointer.other) {
         (None, _) => Plan::at(Phase::Empty),
-        (Some(active), None) => view.alone(active),
+        (Some(_), None) if !pointer.builds.is_empty() => Plan::at(Phase::Building),
+        (Some(_), None) => Plan::at(Phase::Steady),
         (Some(active), Some(other)) => match other.role {
             LineageRole::WayBack => view.way_back(active, other),
             LineageRole::Candidate | LineageRole::Active => view.candidate(active, other),
@@ -84,31 +85,6 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn alone(&self, active: &LineagePointer) -> Plan {
-        if !self.pointer.builds.is_empty() {
-            return Plan::at(Phase::Building);
-        }
-        let plan = Plan::at(Phase::Steady);
-        let window_ns = i64::from(self.spec.rollout.each_publish_minutes) * 60 * SECOND_NS;
-        if window_ns == 0 || self.hold().is_some() || self.pointer.staged.is_some() {
-            return plan;
-        }
-        let last = self
-            .pointer
-            .served
-            .last()
-            .filter(|served| served.lineage == active.lineage);
-        let has_news = last.is_none_or(|served| active.generation > served.generation);
-        let due = active.since.plus(window_ns);
-        let tries = self.observation.rebuilding;
-        match (has_news, self.retry_at(tries)) {
-            (false, _) => plan,
-            (true, _) if self.now < due => plan.wake(due),
-            (true, None) => plan.and(Action::Rebuild),
-            (true, Some(at)) => plan.wake(at).because(tries_again("beginning a rebuild", tries)),
-        }
-    }
-
     fn candidate(&self, active: &LineagePointer, other: &LineagePointer) -> Plan {
         let overdue = self.overdue(other);
         if let Some(reason) = self.hold() {
@@ -355,12 +331,10 @@ impl View<'_> {
         (self.now < at).then_some(at)
     }
 
-    /// Whether the documents that were judged have left meanwhile, by the limits of the guards: both lineages hold the
-    /// same, so that the active's counts of now and of then are compared.
+    /// Whether the documents that were judged have left meanwhile, by the limits of the guards.
     fn has_shrunk(&self, measured: &Measurements) -> bool {
-        let guards = &self.spec.guards;
-        let now = self.pointer.kept.last().and_then(|kept| kept.facts);
-        let (Some(now), Some(then)) = (now, measured.active.value()) else {
+        let (guards, then) = (&self.spec.guards, &measured.candidate);
+        let Some(now) = self.pointer.other_release.as_ref().and_then(|release| release.facts) else {
             return false;
         };
         let lost = |now: u64, then: u64, limit: f32| then.saturating_sub(now) as f64 > f64::from(limit) * then as f64;

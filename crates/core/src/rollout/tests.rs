@@ -184,7 +184,6 @@ fn check(plan: &Plan, expected: &str) {
             format!("return to {}{stale} by {}: {}", flip.lineage, flip.actor, flip.reason)
         }
         Action::Retire { lineage } => format!("retire {lineage}"),
-        Action::Rebuild => "rebuild".to_owned(),
     });
     let mut lines = vec![plan.phase.name().to_owned()];
     lines.extend(actions.map(|action| format!("do {action}")));
@@ -363,8 +362,12 @@ fn an_approval_holds_for_the_judged_generation_and_for_no_other() {
         as it was judged at generation 2 and has lost too much since: it is judged anew";
     check(&world.plan(&manual(), &seen, 15), expected);
     seen.measured = Some(measured(6, 16));
-    let active = value(&mut seen.measured.as_mut().expect("measured").active);
-    (active.documents, active.live_bytes) = (15_000, 15_000 * 900);
+    let anew = seen.measured.as_mut().expect("measured");
+    for facts in [&mut anew.candidate, value(&mut anew.active)] {
+        (facts.documents, facts.live_bytes) = (15_000, 15_000 * 900);
+    }
+    value(&mut anew.rows).documents = 15_000;
+    value(&mut anew.same_generation).documents = 15_000;
     let expected = "awaiting_approval\nas the approval names generation 2, but it was judged anew at 6";
     check(&world.plan(&manual(), &seen, 16), expected);
 }
@@ -491,19 +494,18 @@ fn a_person_goes_back_at_any_time_while_there_is_a_way_back() {
 }
 
 #[test]
-fn where_each_publish_goes_out_by_a_rollout_another_lineage_begins_when_its_window_is_over() {
-    let mut spec = Spec::default();
-    spec.rollout.each_publish_minutes = 5;
-    let mut world = World::promoted();
-    world.edit(|pointer, nonce| pointer.drop_other(1, &"a".to_owned().into(), nonce, at(100)));
-    let mut seen = Observation::default();
-    check(&world.plan(&spec, &seen, 1_000), "steady");
-    world.publish("b", None, at(101));
-    check(&world.plan(&spec, &seen, 102), "steady\nwake at 320");
-    check(&world.plan(&spec, &seen, 320), "steady\ndo rebuild");
-    seen.rebuilding.fail(at(320));
-    let expected = "steady\nas beginning a rebuild came to nothing 1 times and is tried again\nwake at 325";
-    check(&world.plan(&spec, &seen, 321), expected);
-    world.edit(|pointer, nonce| pointer.hold_promotion(1, "ada", "black friday", nonce, at(321)));
-    check(&world.plan(&spec, &Observation::default(), 322), "steady");
+fn a_window_that_is_a_candidate_alone_needs_no_level() {
+    let mut world = World::new();
+    let alone = Published {
+        release: release("b", 2, 20_000),
+        settings: settings_reference(),
+        grace_ns: 0,
+        other: None,
+    };
+    world.edit(|pointer, nonce| pointer.publish_candidate(1, &alone, nonce, at(10)));
+    let mut seen = judged();
+    let expected = "promoting\ndo flip to b by rollout: passed all gates at generation 2";
+    check(&world.plan(&Spec::default(), &seen, 13), expected);
+    seen.measured = None;
+    check(&world.plan(&Spec::default(), &seen, 13), "judging\ndo measure b at 2");
 }

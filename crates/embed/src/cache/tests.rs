@@ -55,6 +55,29 @@ fn vectors_survive_a_reopen_bit_by_bit() {
 }
 
 #[test]
+fn a_forgotten_vector_leaves_no_byte_in_any_file_and_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = open(&dir, 10_000);
+    put(&cache, 0..500);
+    let has_bytes = |n: usize| {
+        let bytes: Vec<u8> = vector(n).iter().flat_map(|x| x.to_le_bytes()).collect();
+        let files = fs::read_dir(dir.path().join("cache")).unwrap();
+        files
+            .map(|file| fs::read(file.unwrap().path()).unwrap())
+            .any(|file| file.windows(bytes.len()).any(|part| part == bytes))
+    };
+    assert!(has_bytes(7) && has_bytes(300), "before");
+    cache.forget(&[key(7), key(300), key(9_999)]).unwrap();
+    assert!(!has_bytes(7), "7");
+    assert!(!has_bytes(300), "300");
+    assert!(has_bytes(8), "8");
+    let found = get(&cache, 0..500);
+    assert_eq!((count(&found), &found[7], &found[300]), (498, &None, &None));
+    put(&cache, 7..8);
+    assert_eq!(get(&cache, 7..8), [Some(vector(7))], "it may be made again");
+}
+
+#[test]
 fn another_identity_kind_or_text_never_meets_the_same_key() {
     let all = [
         CacheKeys::new(&identity("1"), TextKind::Document).key("a"),

@@ -4,6 +4,7 @@
 
 pub mod diff;
 mod fusion;
+pub mod hiding;
 mod measure;
 pub mod open;
 pub mod search;
@@ -44,6 +45,8 @@ pub struct Release {
     manifest: Arc<Manifest>,
     segments: Vec<ReleaseSegment>,
     stats: WordsStats,
+    /// Whether rows are dead in it that are alive by its manifest.
+    is_hiding: bool,
 }
 
 impl Release {
@@ -65,6 +68,7 @@ impl Release {
             manifest,
             segments,
             stats,
+            is_hiding: false,
         })
     }
 
@@ -75,6 +79,7 @@ impl Release {
             manifest,
             segments: Vec::new(),
             stats: WordsStats::default(),
+            is_hiding: false,
         }
     }
 

@@ -25,6 +25,6 @@ pub type Opening<'a> = Pin<Box<dyn Future<Output = Result<Arc<Release>, OpenErro
 
 /// Opens releases: fetches and verifies what is new, and shares what is open.
 pub trait OpenRelease: Send + Sync {
-    /// Opens the release of a manifest; `previous` lends what stayed the same.
+    /// Opens the release of a manifest; `previous` lends what stayed the same, but no dead rows where it hides some.
     fn open<'a>(&'a self, manifest: Arc<Manifest>, previous: Option<&'a Arc<Release>>) -> Opening<'a>;
 }

@@ -6,7 +6,6 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use tantivy::directory::MmapDirectory;
 use tantivy::schema::OwnedValue;
 use tantivy::tokenizer::{TextAnalyzer, TokenizerManager};
 use tantivy::{Index, IndexBuilder, IndexSettings, SingleSegmentIndexWriter, TantivyDocument};
@@ -17,6 +16,7 @@ use crate::error::EngineError;
 use crate::filter::columns_of;
 use crate::rows::ids::IdsWriter;
 use crate::rows::schema::{self, RowsSchema};
+use crate::rows::scratch::ScratchDirectory;
 use crate::rows::{HEADER_FILE, Header, IDS_FILE, ROWS_FORMAT_VERSION, archive};
 use crate::words::{CodesTokenizer, WordsTokenizer};
 
@@ -89,7 +89,7 @@ impl RowsBuilder {
             .tempdir_in(folder)
             .map_err(failed)?;
         let (tantivy_schema, schema) = RowsSchema::build();
-        let directory = MmapDirectory::open(folder.path()).map_err(|error| EngineError::rows(error.into()))?;
+        let directory = ScratchDirectory::new(folder.path());
         let settings = IndexSettings {
             docstore_blocksize: STATE_BLOCK_BYTES,
             ..IndexSettings::default()

@@ -8,6 +8,7 @@ mod builder;
 mod ids;
 mod reader;
 mod schema;
+mod scratch;
 
 pub use builder::{RowInput, RowsBuilder, RowsSummary};
 pub(crate) use reader::{AnalysedField, READABLE};

@@ -233,6 +233,93 @@ pub struct GetRebuildResponse {
     pub seconds_left: ::core::option::Option<f64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseDocumentsRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// Ids, at most 1,000.
+    #[prost(string, repeated, tag = "2")]
+    pub ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Who asks.
+    #[prost(string, tag = "3")]
+    pub actor: ::prost::alloc::string::String,
+    /// Why, in that person's words.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseDocumentsResponse {
+    /// Documents that were hidden by this call, whether there was anything of them or not.
+    #[prost(uint64, tag = "1")]
+    pub hidden: u64,
+    /// Documents that were erased before.
+    #[prost(uint64, tag = "2")]
+    pub already: u64,
+    /// Why their bytes are not being removed yet; empty where they are.
+    #[prost(string, tag = "3")]
+    pub waits: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetErasureRequest {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// Which; the last erased when empty.
+    #[prost(string, repeated, tag = "2")]
+    pub ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How many of the last erased, 100 when 0, at most 1,000.
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetErasureResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub erasures: ::prost::alloc::vec::Vec<Erasure>,
+    /// All erased documents of the collection.
+    #[prost(uint64, tag = "2")]
+    pub total: u64,
+    /// Whether nothing that is named holds any of their bytes.
+    #[prost(bool, tag = "3")]
+    pub removed: bool,
+    /// Why bytes are not being removed; empty where they are, or are gone.
+    #[prost(string, tag = "4")]
+    pub waits: ::prost::alloc::string::String,
+    /// How many events at the end of the log were looked through, and how many days it keeps events.
+    #[prost(uint64, tag = "5")]
+    pub looked_through: u64,
+    #[prost(uint32, tag = "6")]
+    pub bus_days: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Erasure {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub actor: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// Since when no release shows it, RFC 3339.
+    #[prost(string, tag = "4")]
+    pub hidden_since: ::prost::alloc::string::String,
+    /// Segments of either lineage or of a rebuild's source whose files hold a row of it, dead or alive.
+    #[prost(string, repeated, tag = "5")]
+    pub segments: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Generations of kept releases that name a segment which does.
+    #[prost(uint64, repeated, tag = "6")]
+    pub releases: ::prost::alloc::vec::Vec<u64>,
+    /// Until when files that nothing names any more wait for the grace; empty where none does.
+    #[prost(string, tag = "7")]
+    pub files_until: ::prost::alloc::string::String,
+    /// Dead letters with an event of it.
+    #[prost(uint32, tag = "8")]
+    pub dead_letters: u32,
+    /// Its events in the log, as far as it was looked through: how many, the first and the last.
+    #[prost(uint64, tag = "9")]
+    pub events: u64,
+    #[prost(string, tag = "10")]
+    pub first_position: ::prost::alloc::string::String,
+    #[prost(string, tag = "11")]
+    pub last_position: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DiffReleasesRequest {
     #[prost(string, tag = "1")]
     pub collection: ::prost::alloc::string::String,
@@ -302,7 +389,7 @@ pub struct ExplainDocumentResponse {
     /// The newest generation, which the rest is of.
     #[prost(uint64, tag = "2")]
     pub generation: u64,
-    /// exists, deleted (a ghost row remembers it), unknown.
+    /// exists, deleted (a ghost row remembers it), erased, unknown.
     #[prost(string, tag = "3")]
     pub state: ::prost::alloc::string::String,
     /// Its row, where there is one: segment, row, the generation that wrote it.
@@ -1083,6 +1170,60 @@ pub mod admin_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Hides documents in every release at once and for ever, and removes their bytes after that.
+        pub async fn erase_documents(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EraseDocumentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EraseDocumentsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/EraseDocuments",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("verdigris.admin.v1.AdminService", "EraseDocuments"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// What is left of erased documents.
+        pub async fn get_erasure(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetErasureRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetErasureResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.admin.v1.AdminService/GetErasure",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("verdigris.admin.v1.AdminService", "GetErasure"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// What differs between two kept releases.
         pub async fn diff_releases(
             &mut self,
@@ -1527,6 +1668,22 @@ pub mod admin_service_server {
             request: tonic::Request<super::GetRebuildRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetRebuildResponse>,
+            tonic::Status,
+        >;
+        /// Hides documents in every release at once and for ever, and removes their bytes after that.
+        async fn erase_documents(
+            &self,
+            request: tonic::Request<super::EraseDocumentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EraseDocumentsResponse>,
+            tonic::Status,
+        >;
+        /// What is left of erased documents.
+        async fn get_erasure(
+            &self,
+            request: tonic::Request<super::GetErasureRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetErasureResponse>,
             tonic::Status,
         >;
         /// What differs between two kept releases.
@@ -2315,6 +2472,96 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetRebuildSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/EraseDocuments" => {
+                    #[allow(non_camel_case_types)]
+                    struct EraseDocumentsSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::EraseDocumentsRequest>
+                    for EraseDocumentsSvc<T> {
+                        type Response = super::EraseDocumentsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EraseDocumentsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::erase_documents(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EraseDocumentsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.admin.v1.AdminService/GetErasure" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetErasureSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::GetErasureRequest>
+                    for GetErasureSvc<T> {
+                        type Response = super::GetErasureResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetErasureRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::get_erasure(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetErasureSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

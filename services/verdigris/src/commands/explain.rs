@@ -106,7 +106,7 @@ async fn ranked(id: &str, text: &str, filter: &str, collection: &str, client: &C
 
 fn shown(answer: &ExplainDocumentResponse, rank: Option<&Rank>) -> String {
     let mut facts = vec![("document", answer.id.clone()), ("state", answer.state.clone())];
-    if answer.state != "unknown" {
+    if !answer.segment.is_empty() {
         let row = format!(
             "{} of segment {}, written by generation {}, in generation {}",
             answer.row, answer.segment, answer.written_generation, answer.generation

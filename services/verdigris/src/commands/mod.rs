@@ -8,6 +8,7 @@ mod compare;
 pub(crate) mod completions;
 mod dead_letters;
 mod documents;
+mod erase;
 mod error;
 mod evaluate;
 mod explain;
@@ -56,6 +57,7 @@ pub(crate) fn needs_server(command: &Command) -> bool {
             | Releases::Pin { .. },
         )
         | Command::Rebuild(_)
+        | Command::Erase(_)
         | Command::Rollout(_)
         | Command::Staged(_)
         | Command::DeadLetters(_)
@@ -120,6 +122,7 @@ pub(crate) async fn run(
             resync::run(&feed, wait, collection, client, output).await
         }
         Command::Releases(command) => releases::run(command, collection, client, output).await,
+        Command::Erase(arguments) => erase::run(arguments, collection, client, output).await,
         Command::Rebuild(arguments) => rebuild::run(arguments, collection, client, output).await,
         Command::Rollout(command) => rollout::run(command, collection, client, output).await,
         Command::Staged(command) => staged::run(command, collection, client, output).await,

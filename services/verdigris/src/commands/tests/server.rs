@@ -248,6 +248,20 @@ impl AdminService for Scripted {
         unused()
     }
 
+    async fn erase_documents(
+        &self,
+        _: Request<admin::EraseDocumentsRequest>,
+    ) -> Result<Response<admin::EraseDocumentsResponse>, Status> {
+        unused()
+    }
+
+    async fn get_erasure(
+        &self,
+        _: Request<admin::GetErasureRequest>,
+    ) -> Result<Response<admin::GetErasureResponse>, Status> {
+        unused()
+    }
+
     async fn diff_releases(
         &self,
         _: Request<admin::DiffReleasesRequest>,
