@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use verdigris_core::manifest::{Genesis, LineageId, Manifest, PublishReason, SettingsReference};
 use verdigris_core::merge::{self, MergePlan};
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::{Build, EditRefused, LineagePointer, Part, Pointer};
+use verdigris_core::pointer::{Build, EditRefused, LineagePointer, LineageRole, Part, Pointer};
 use verdigris_core::settings::{Provider, Settings, WindowSettings};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_embed::Embedder;
@@ -58,6 +58,8 @@ pub(crate) struct Other {
     pub(crate) settings: Settings,
     pub(crate) reference: SettingsReference,
     pub(crate) merges: Merges,
+    /// Whether it never answered. One that was returned from may be ahead too, and nobody waits for that one.
+    pub(crate) is_new: bool,
 }
 
 impl Other {
@@ -178,11 +180,13 @@ async fn open(
         .clone()
         .unwrap_or_else(|| manifest.settings.clone());
     let settings = objects::settings(&*deps.store, name, &reference).await?;
+    let answered = pointer.served.iter().any(|served| served.lineage == other.lineage);
     Ok(Other {
         release: deps.opener.open(Arc::new(manifest), None).await?,
         settings,
         reference,
         merges: Merges::default(),
+        is_new: other.role == LineageRole::Candidate && !answered,
     })
 }
 
@@ -236,7 +240,8 @@ impl Turn<'_> {
 
     /// Whether a candidate is ahead of what answers: until it is promoted or given up, nothing more is published.
     pub(crate) fn awaits_promotion(&self) -> bool {
-        let ahead = |other: &Other| other.release.manifest().generation > self.head.manifest().generation;
+        let newest = self.head.manifest().generation;
+        let ahead = |other: &Other| other.is_new && other.release.manifest().generation > newest;
         self.beside.other.as_ref().is_some_and(ahead)
     }
 
@@ -251,6 +256,7 @@ impl Turn<'_> {
             settings: self.settings.clone(),
             reference: self.wanted_settings.clone(),
             merges: Merges::default(),
+            is_new: true,
         });
     }
 
@@ -521,6 +527,7 @@ impl Turn<'_> {
             settings: between.to,
             reference: build.settings.clone(),
             merges: Merges::default(),
+            is_new: true,
         });
         let named = self.follow(PublishReason::Rebuild, bytes).await;
         if named.is_err() {
