@@ -1,6 +1,5 @@
 //! What people ask of an indexer: collections, settings, releases, dead letters, resync, figures.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,7 +24,7 @@ use crate::error::{IndexerError, chain, reason_of_store};
 use crate::ingest::{accept, name_of, settings_of, status_of_bus, status_of_read};
 use crate::resync::Resync;
 use crate::shown::{parsed_settings, position_of, replayed, shown_letter, status_of_commit};
-use crate::{Command, Indexer, dead_letters};
+use crate::{Command, Indexer};
 
 /// Dead letters of one page.
 const PAGE_LETTERS: (u32, u32) = (100, 1_000);
@@ -72,32 +71,6 @@ impl AdminRpc {
             shown.standstill_message = standstill.message;
         }
         Ok(shown)
-    }
-
-    pub(crate) async fn letters(&self, name: &CollectionName) -> Result<Vec<Letter>, Status> {
-        self.pointer(name).await?;
-        let batches = dead_letters::batches(&*self.indexer.deps().store, name).await;
-        let batches = batches.map_err(|error| status_of_read(&error))?;
-        // A crash between letters and swing leaves a letter in two batches: that of its window, and one of its own.
-        let mut seen = BTreeSet::new();
-        let letters = batches.into_iter().flat_map(|batch| batch.letters);
-        Ok(letters
-            .filter(|letter| seen.insert(letter.position.to_string()))
-            .collect())
-    }
-
-    async fn letter(&self, name: &CollectionName, position: &str) -> Result<Letter, Status> {
-        let letters = self.letters(name).await?;
-        let found = letters
-            .into_iter()
-            .find(|letter| letter.position.to_string() == position);
-        found.ok_or_else(|| Reason::DeadLetterNotFound.status(format!("there is no dead letter at {position:?}")))
-    }
-
-    async fn remove(&self, name: &CollectionName, positions: Vec<String>) -> Result<u64, Status> {
-        let positions: BTreeSet<String> = positions.into_iter().collect();
-        let removed = dead_letters::remove(&*self.indexer.deps().store, name, &positions).await;
-        removed.map_err(|error| status_of_read(&error))
     }
 
     /// Has a collection's indexer do something, and waits until it is done.
