@@ -1,6 +1,10 @@
 //! Lineages are measured as they are: each kind of a bad candidate is seen by a gate, each kind of a good one by none.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 
+#[path = "measure/graph.rs"]
+mod graph;
+#[path = "measure/told.rs"]
+mod told;
 mod world;
 
 use std::sync::Arc;
@@ -18,6 +22,8 @@ use verdigris_proto::search::query_service_server::QueryService;
 use verdigris_proto::search::{Lineage, LineageState, MeasureRequest, SetGoldenQueriesRequest};
 use verdigris_search::{MeasurementRpc, QueryRpc};
 
+use graph::links;
+use told::{against, text};
 use world::{Draft, Server, Start, World, Written, catalog, hash_settings, name};
 
 /// Documents: enough for a graph that is walked, and not scanned.
@@ -120,13 +126,6 @@ async fn measured(server: &Server, lineage: &str, generation: u64) -> Result<Mea
     };
     let answer = rpc.measure(Request::new(request)).await?.into_inner();
     Ok(serde_json::from_str(&answer.measurements_json).unwrap())
-}
-
-fn against(verdict: &Verdict) -> Vec<(Gate, String)> {
-    verdict
-        .against()
-        .map(|found| (found.gate, found.text.clone()))
-        .collect()
 }
 
 /// A good candidate passes every gate that has a subject.
@@ -252,11 +251,6 @@ async fn rows_that_are_out_of_order_are_seen() {
     .await;
 }
 
-fn text(document: &Value) -> String {
-    let document = document.as_object().unwrap();
-    verdigris_core::text::embedded_text(document, &settings().text.embed)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_few_rows_out_of_order_are_seen() {
     let embedder = HashEmbedder::new(16).unwrap();
@@ -288,28 +282,6 @@ async fn another_model_of_the_same_dimension_is_seen() {
         Gate::Vectors,
     )
     .await;
-}
-
-fn number(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
-}
-
-/// Where the links of a graph's rows on the lowest level are in its file. Before all links stands where those of each
-/// row begin: a count, and then that many rising numbers; the last one is the count of links.
-fn links(bytes: &[u8], rows: usize) -> Vec<std::ops::Range<usize>> {
-    const LOWEST: usize = 64;
-    let begins = (0..bytes.len() - 8 * (rows + 3)).find(|at| {
-        let value = |n: usize| number(bytes, at + 8 + 8 * n) as usize;
-        number(bytes, *at) as usize == rows + 1
-            && value(0) == 0
-            && (1..=rows).all(|n| value(n) >= value(n - 1) + LOWEST)
-    });
-    let begins = begins.expect("where the links of each row begin");
-    let begin = |row: usize| number(bytes, begins + 8 + 8 * row) as usize;
-    let links = (begins + 8 * (rows + 2)..bytes.len() - 8).find(|at| number(bytes, *at) as usize == begin(rows));
-    let links = links.expect("the links") + 8;
-    let of_row = |row: usize| links + 4 * begin(row)..links + 4 * (begin(row) + LOWEST);
-    (0..rows).map(of_row).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

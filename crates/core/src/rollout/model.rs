@@ -9,7 +9,7 @@ mod explored;
 
 use std::collections::BTreeSet;
 
-use self::explored::{in_short, measured};
+use self::explored::measured;
 use super::tests::{build, release, settings_reference};
 use super::*;
 use crate::digest::Digest;
@@ -483,103 +483,5 @@ impl World {
                 "nobody said so of what was judged"
             );
         }
-    }
-
-    /// Without whatever is only counted up.
-    fn digest(&self) -> Digest {
-        let pointer = &self.pointer;
-        let age = |at: Timestamp| self.now.since(at) / SECOND;
-        let lineage = |named: &Option<LineagePointer>| {
-            let named = named.as_ref();
-            named.map(|named| {
-                (
-                    named.lineage.to_string(),
-                    pointer.generation - named.generation,
-                    named.role,
-                    age(named.since),
-                )
-            })
-        };
-        let newest = pointer.generation;
-        let text = format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {} {:?} {:?}",
-            (lineage(&pointer.active), lineage(&pointer.other), &pointer.leveling),
-            pointer
-                .approval
-                .as_ref()
-                .map(|approval| (&approval.lineage, newest - approval.generation)),
-            pointer
-                .served
-                .iter()
-                .map(|served| &served.lineage)
-                .collect::<BTreeSet<_>>(),
-            pointer.promotion_hold.as_ref().map(|hold| &hold.actor),
-            self.budget,
-            self.stored
-                .as_ref()
-                .map(|(lineage, generation, at)| (lineage, newest - generation, age(*at))),
-            self.memory.leveling_since.map_or(-1, age),
-            (
-                self.memory.leveling.failed,
-                self.memory.leveling.last_failed_at.map(age)
-            ),
-            (
-                self.memory.measuring.failed,
-                self.memory.measuring.last_failed_at.map(age)
-            ),
-            self.memory.return_wish,
-            self.ready
-                .as_ref()
-                .map(|(lineage, generation)| (lineage, newest - generation)),
-            self.failing,
-            self.in_work
-                .as_ref()
-                .map(|(lineage, generation)| (lineage, newest - generation)),
-            self.planned
-                .iter()
-                .map(|action| in_short(action, newest))
-                .collect::<Vec<_>>(),
-            self.sleeper.as_ref().map(|(_, action)| in_short(action, newest)),
-            self.returned,
-            self.approved
-                .iter()
-                .map(|(lineage, generation)| (lineage, newest - generation))
-                .collect::<Vec<_>>(),
-            (&self.answered, &self.aborted),
-        );
-        Digest::of(text.as_bytes())
-    }
-
-    /// Where it all ends if nothing more goes wrong and nobody says anything.
-    fn ends(mut self) -> (Phase, Self) {
-        self.budget.ticks = 1;
-        for _ in 0..400 {
-            self.take(&Event::Plans);
-            while !self.planned.is_empty() {
-                self.take(&Event::Acts);
-            }
-            if self.pointer.leveling.is_some()
-                && !self.is_level()
-                && self
-                    .other()
-                    .is_some_and(|other| other.generation < self.active().generation)
-            {
-                self.take(&Event::Follow);
-            }
-            self.take(&Event::Opens);
-            if self.in_work.is_some() {
-                self.take(&Event::Measured);
-            }
-            let plan = self.plan();
-            if plan.actions.is_empty() {
-                match plan.wake_at {
-                    // Measured again and again: that is where it stands.
-                    Some(_) if plan.phase == Phase::Refused => return (plan.phase, self),
-                    Some(wake) => self.now = wake,
-                    None => return (plan.phase, self),
-                }
-            }
-        }
-        panic!("it never ends: {:?}", self.plan());
     }
 }
