@@ -53,6 +53,27 @@ fn a_difference_names_what_came_went_and_changed_by_field() {
 }
 
 #[test]
+fn a_vector_that_a_document_brought_is_a_field_that_changes() {
+    let folder = Folder::new();
+    let _server = folder.up();
+    let settings = folder.file("given.json", r#"{"embedder":{"provider":"none","dimension":2}}"#);
+    let made = folder.run(&["collections", "create", "products", "--settings", &settings]);
+    assert_eq!(made.code, 0, "{}", made.text);
+    let send = |lines: &str| {
+        let file = folder.file("vectors.jsonl", lines);
+        let _told = folder.run(&["ingest", &file, "--wait"]).with_code(0);
+    };
+    send("{\"id\":\"a\",\"n\":1,\"_vector\":[1,0]}\n{\"id\":\"b\",\"n\":2,\"_vector\":[0,1]}\n");
+    send("{\"id\":\"a\",\"n\":1,\"_vector\":[0.5,0.5]}\n{\"id\":\"b\",\"n\":3,\"_vector\":[0,1]}\n");
+    let diff = folder.run(&["releases", "diff", "1", "2"]).with_code(0);
+    let documents = json!([
+        {"id": "a", "kind": "changed", "fields": ["_vector"]},
+        {"id": "b", "kind": "changed", "fields": ["n"]},
+    ]);
+    assert_eq!(diff["documents"], documents, "{diff}");
+}
+
+#[test]
 fn a_merge_moves_rows_and_changes_no_document() {
     let (folder, _server) = changed();
     for n in 0..12 {

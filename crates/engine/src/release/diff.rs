@@ -51,7 +51,12 @@ pub fn diff(before: &Release, after: &Release, mut found: impl FnMut(Difference)
     }
     for (id, (old, new)) in places {
         let document = |release: &Release, place: Option<RowPlace>| match place {
-            Some(place) if release.has_vector(place) => Ok(release.state(place)?.1.document()),
+            Some(place) if release.has_vector(place) => {
+                let (_, mut state) = release.state(place)?;
+                // A vector that the document brought is a field of it, kept in the segment's other file.
+                state.restore_vector(&release.vector(place));
+                Ok(state.document())
+            }
             _ => Ok::<_, EngineError>(None),
         };
         let (old, new) = (document(before, old)?, document(after, new)?);
