@@ -9,7 +9,7 @@ VERDIGRIS := $(or $(CARGO_TARGET_DIR),target)/debug/verdigris
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 export VERDIGRIS_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help setup build model demo test simulate mutants lint bench proto audit format clean
+.PHONY: help setup build model demo test simulate mutants lint bench proto image audit format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -46,6 +46,10 @@ bench: model ## Run the benchmarks that docs/benchmarks.md keeps (one alone: scr
 
 proto: setup ## Generate crates/proto from proto/ again
 	@UPDATE_PROTO=1 $(CARGO) test --locked -p verdigris-proto
+
+image: model ## Pack the executable, its libraries and the model as an OCI image, and try it under a read-only root
+	@scripts/image
+	@scripts/check-image
 
 audit: ## Check licences, sources and advisories of dependencies (needs cargo-deny)
 	@$(CARGO) deny check
