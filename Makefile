@@ -9,7 +9,7 @@ VERDIGRIS := $(or $(CARGO_TARGET_DIR),target)/debug/verdigris
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 export VERDIGRIS_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help setup build model demo test simulate mutants lint bench proto image audit format clean
+.PHONY: help setup build model demo test simulate mutants lint bench proto image check-deploy audit format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -50,6 +50,10 @@ proto: setup ## Generate crates/proto from proto/ again
 image: model ## Pack the executable, its libraries and the model as an OCI image, and try it under a read-only root
 	@scripts/image
 	@scripts/check-image
+
+check-deploy: ## Check chart, plain manifests, alerts, runbooks and Dockerfile; what cannot be had is skipped by name
+	@tests/cluster/tools helm
+	@scripts/check-deploy
 
 audit: ## Check licences, sources and advisories of dependencies (needs cargo-deny)
 	@$(CARGO) deny check
