@@ -9,7 +9,7 @@ VERDIGRIS := $(or $(CARGO_TARGET_DIR),target)/debug/verdigris
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 export VERDIGRIS_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help setup build model demo test simulate mutants lint bench proto image check-deploy audit format clean
+.PHONY: help setup build model demo test simulate mutants lint bench proto image check-deploy cluster test-cluster prove-cluster audit format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -54,6 +54,19 @@ image: model ## Pack the executable, its libraries and the model as an OCI image
 check-deploy: ## Check chart, plain manifests, alerts, runbooks and Dockerfile; what cannot be had is skipped by name
 	@tests/cluster/tools helm
 	@scripts/check-deploy
+
+# Go tools are built one at a time, and never beside cargo.
+cluster: image
+	@$(CARGO) build --locked -p verdigris --example cluster_load
+	@scripts/servers nats
+	@tests/cluster/build
+	@tests/cluster/tools versitygw helm
+
+test-cluster: cluster ## Go the whole way on a real one-node Kubernetes, short (needs root, Go; KUBECONFIG takes another cluster)
+	@tests/cluster/test
+
+prove-cluster: cluster ## Measure swaps, kills and outages on that Kubernetes
+	@tests/cluster/prove
 
 audit: ## Check licences, sources and advisories of dependencies (needs cargo-deny)
 	@$(CARGO) deny check

@@ -1,0 +1,284 @@
+"""The whole way on a cluster: install, events in, swaps under load, kills, a release that a gate stops, rollback.
+
+Deliberately absent: figures to hold it against; `test` and `prove` give them.
+"""
+
+import json
+import pathlib
+import queue
+import random
+import subprocess
+import threading
+import time
+
+from cluster import EXECUTABLE, NATS_IMAGE, REPOSITORY, S3_IMAGE, TARGET, Failed, check, say, scratch, wait_until
+
+COLLECTION = "products"
+RELEASE = "verdigris"
+INDEXER = f"{RELEASE}-indexer"
+# Seconds that a candidate bakes, and that the way back is kept warm: in life, ten minutes and an hour.
+BAKE, KEEP = 2, 4
+SETTINGS = {
+    "embedder": {"provider": "hash", "dimension": 64},
+    "rollout": {"promotion": "automatic", "bake_seconds": BAKE, "keep_seconds": KEEP, "deadline_seconds": 120},
+    "gates": {"samples": 20},
+}
+
+
+def has_roles():
+    """Whether this executable has the roles of the platform as commands."""
+    return all(
+        subprocess.run([EXECUTABLE, role, "--help"], capture_output=True).returncode == 0 for role in ("indexer", "controller")
+    )
+
+
+def values(image):
+    """What the chart is given beside deploy/values/inside.yaml: the images of this test, no volumes, short times."""
+    repository, tag = image.rsplit(":", 1)
+    small = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}}
+    return {
+        "image": {"repository": repository, "tag": tag},
+        "controller": {"replicas": 2, "resources": small},
+        "indexer": {"resources": small},
+        "nats": {"image": NATS_IMAGE, "persistence": {"enabled": False}, "resources": small},
+        "s3Server": {"image": S3_IMAGE, "persistence": {"enabled": False}, "resources": small},
+        "collections": [
+            {
+                "name": COLLECTION,
+                "pods": {"replicas": 2, "resources": small},
+                "rollout": {"promotion": "Automatic", "bakeSeconds": BAKE, "keepSeconds": KEEP, "deadlineSeconds": 120},
+            }
+        ],
+    }
+
+
+def namespace(cluster):
+    cluster.call(cluster.kubectl_program, "create", "namespace", "verdigris")
+    cluster.kubectl(
+        "create", "secret", "generic", "verdigris-store",
+        "--from-literal=AWS_ACCESS_KEY_ID=tests", "--from-literal=AWS_SECRET_ACCESS_KEY=tests-secret",
+    )  # fmt: skip
+
+
+def install(cluster, image, *more):
+    """Installs or upgrades the chart."""
+    with scratch() as folder:
+        file = pathlib.Path(folder) / "values.json"
+        file.write_text(json.dumps(values(image)))
+        inside = REPOSITORY / "deploy/values/inside.yaml"
+        chart = REPOSITORY / "deploy/helm/verdigris"
+        return cluster.helm("upgrade", "--install", RELEASE, chart, "--values", inside, "--values", file, *more)
+
+
+def servers_answer(cluster):
+    """NATS and the S3 server are ready: their probes ask them."""
+    for server in ("nats", "s3"):
+        cluster.kubectl("rollout", "status", f"statefulset/{RELEASE}-{server}", "--timeout=120s")
+        say(f"ok: the {server} server inside answers its probes")
+
+
+def one_pod(cluster, image):
+    """All roles in one pod, as the image would be tried out: events in by gRPC through a Service, and a search."""
+    labels = {"app": "alone"}
+    container = {
+        "name": "verdigris", "image": image, "imagePullPolicy": "IfNotPresent", "args": ["up"],
+        "env": [
+            {"name": "VERDIGRIS_GRPC_ADDRESS", "value": "0.0.0.0:7700"},
+            {"name": "VERDIGRIS_HTTP_ADDRESS", "value": "0.0.0.0:7701"},
+            {"name": "VERDIGRIS_GRPC_INSECURE", "value": "true"},
+        ],
+        "ports": [{"containerPort": 7700}, {"containerPort": 7701}],
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": 7701}, "periodSeconds": 1},
+        "securityContext": {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "data", "mountPath": "/var/lib/verdigris"}, {"name": "temporary", "mountPath": "/tmp"}],
+    }  # fmt: skip
+    cluster.apply(
+        {
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "alone", "labels": labels},
+            "spec": {
+                "enableServiceLinks": False,
+                "securityContext": {"runAsNonRoot": True, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+                "containers": [container],
+                "volumes": [{"name": "data", "emptyDir": {}}, {"name": "temporary", "emptyDir": {}}],
+            },
+        },
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "alone"}, "spec": {"selector": labels, "ports": [{"port": 7700}]}},
+    )  # fmt: skip
+    cluster.kubectl("wait", "--for=condition=Ready", "pod/alone", "--timeout=120s")
+    server = cluster.address("alone", 7700)
+    cluster.verdigris(server, "ingest", REPOSITORY / "examples/catalog.jsonl", "--wait")
+    answer = cluster.verdigris(server, "search", "something to drill concrete with")
+    check(any(found.get("hits") for found in answer), "a pod of the image answers gRPC through a Service, with its model")
+    cluster.kubectl("delete", "pod/alone", "service/alone", "--now")
+
+
+class Load:
+    """The load client: its lines as they come."""
+
+    def __init__(self, cluster, keep=4, reconnect=4, pause_ms=5):
+        self.lines, self.changes, self.counts = queue.Queue(), [], queue.Queue()
+        self.process = cluster.start(
+            TARGET / "debug/examples/cluster_load", "--server", cluster.address(COLLECTION, 7700), "--collection", COLLECTION,
+            "--keep", keep, "--reconnect", reconnect, "--pause-ms", pause_ms,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.clients = keep + reconnect
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            said = json.loads(line)
+            if "lineage" in said:
+                self.changes.append(said)
+            else:
+                self.counts.put(said)
+
+    def so_far(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.counts.get(timeout=30)
+
+    def calls(self, wanted, seconds):
+        """Waits until so many calls were made."""
+        wait_until(f"{wanted} calls", lambda: self.so_far()["calls"] >= wanted, seconds)
+
+    def arrived(self, lineage):
+        """When each client was answered by a lineage first, if all were."""
+        first = {}
+        for change in list(self.changes):
+            if change["lineage"] == lineage:
+                first.setdefault(change["client"], change["at_ms"])
+        return first if len(first) == self.clients else None
+
+    def end(self):
+        self.process.stdin.close()
+        ended = self.counts.get(timeout=30)
+        self.process.wait(timeout=30)
+        return ended
+
+
+def status(cluster):
+    return cluster.get("collection", COLLECTION).get("status", {})
+
+
+def selected(cluster):
+    """The target that the active Service selects: the fact for traffic."""
+    return cluster.get("service", COLLECTION)["spec"]["selector"].get("verdigris.dev/target")
+
+
+def is_settled(cluster):
+    """Nothing is under way: another rebuild may begin."""
+    return status(cluster).get("phase") == "steady"
+
+
+def begin(cluster):
+    """A collection with the examples in it, and pods that answer."""
+    cluster.kubectl("rollout", "status", f"deployment/{INDEXER}", "--timeout=180s")
+    indexer = cluster.address(INDEXER, 7700)
+    with scratch() as folder:
+        file = pathlib.Path(folder) / "settings.json"
+        file.write_text(json.dumps(SETTINGS))
+        cluster.verdigris(indexer, "collections", "create", COLLECTION, "--settings", file)
+    cluster.verdigris(indexer, "ingest", REPOSITORY / "examples/catalog.jsonl", "--wait")
+    cluster.kubectl("wait", "--for=condition=Available", f"collection/{COLLECTION}", "--timeout=180s")
+    _, seconds = wait_until("an answer", lambda: cluster.verdigris(cluster.address(COLLECTION, 7700), "search", "drill"))
+    say(f"ok: events in, an answer out through the Service {seconds:.1f} s after the Collection was available")
+
+
+def swap(cluster, load, number, meanwhile=lambda: None):
+    """One rebuild that becomes active; milliseconds from the flip until each client was answered by it."""
+    wait_until("a settled rollout", lambda: is_settled(cluster))
+    before, target = status(cluster)["lineage"], selected(cluster)
+    rebuild = ["rebuild", "--reason", f"swap {number}", "--wait", "--timeout", "120"]
+    cluster.verdigris(cluster.address(INDEXER, 7702), *rebuild)
+    meanwhile()
+    wait_until(f"flip {number}", lambda: selected(cluster) not in (target, None), 180)
+    flipped_ms = time.time() * 1000
+    lineage, _ = wait_until("the new lineage in status", lambda: (found := status(cluster).get("lineage")) != before and found)
+    first, _ = wait_until(f"all clients on {lineage}", lambda: load.arrived(lineage), 30)
+    times = sorted(max(0, at - flipped_ms) for at in first.values())
+    say(f"swap {number}: {before} -> {lineage}, clients after {times[len(times) // 2]:.0f} ms (median), {times[-1]:.0f} ms (last)")
+    return times
+
+
+def judge_load(counted, calls_min, is_strict):
+    """No failed call, no mixed answer; strict: not even one that the standard retry policy mends."""
+    say(json.dumps({name: counted[name] for name in ("calls", "failed_first", "failed", "mixed", "p50_ms", "p99_ms")}))
+    check(counted["calls"] >= calls_min, f"{counted['calls']} calls, at least {calls_min}")
+    check(counted["failed"] == 0, f"no failed call: {counted['told'] if counted['failed'] else ''}")
+    if is_strict:
+        check(counted["failed_first"] == 0, f"none that had to be tried again: {counted['told'] if counted['failed_first'] else ''}")
+    check(counted["mixed"] == 0, f"no answer from two releases: {counted['told'] if counted['mixed'] else ''}")
+
+
+def patches(cluster, numbers):
+    """Changes that must be in the answers afterwards: product id and stock of each."""
+    indexer = cluster.address(INDEXER, 7700)
+    changed = {}
+    for number in numbers:
+        cluster.verdigris(indexer, "patch", "KT-745/B", json.dumps({f"mark_{number}": number}))
+        changed[f"mark_{number}"] = number
+    return changed
+
+
+def nothing_is_lost(cluster, changed):
+    def look():
+        found = cluster.verdigris(cluster.address(COLLECTION, 7700), "get", "KT-745/B")[0]
+        fields = found.get("document", found)
+        missing = [name for name, value in changed.items() if fields.get(name) != value]
+        if missing:
+            raise Failed(f"missing: {missing[:5]}")
+        return True
+
+    wait_until("all changes in the answers", look)
+    say(f"ok: all {len(changed)} changes that were accepted are in the answers")
+
+
+def kill_role(cluster, role):
+    """Kills a pod of a role without notice."""
+    labels = f"verdigris.dev/collection={COLLECTION}" if role == "search" else f"app.kubernetes.io/component={role}"
+    pods = [pod for pod in cluster.pods(labels) if not pod["metadata"].get("deletionTimestamp")]
+    name = random.choice(pods)["metadata"]["name"]
+    cluster.kill(name)
+    say(f"killed {name}")
+
+
+def all_ready(cluster):
+    def look():
+        for deployment in cluster.get("deployments")["items"]:
+            wanted, found = deployment["spec"]["replicas"], deployment.get("status", {})
+            if wanted != found.get("readyReplicas", 0) or found.get("observedGeneration") != deployment["metadata"]["generation"]:
+                return False
+        return True
+
+    _, seconds = wait_until("all deployments ready", look, 180)
+    say(f"ok: everything is ready again after {seconds:.1f} s")
+
+
+def bad_release(cluster):
+    """A candidate whose texts are empty stops at its gate, says so, and traffic stays."""
+    wait_until("a settled rollout", lambda: is_settled(cluster))
+    target = selected(cluster)
+    indexer = cluster.address(INDEXER, 7702)
+    bad = {**SETTINGS, "text": {"embed": [{"fields": ["nothing"]}], "words": ["nothing"], "codes": [], "returned_only": []}}
+    with scratch() as folder:
+        file = pathlib.Path(folder) / "settings.json"
+        file.write_text(json.dumps(bad))
+        cluster.verdigris(indexer, "rebuild", "--settings", file, "--reason", "a bad release", "--wait", "--timeout", "120")
+    refused, _ = wait_until("a refusal", lambda: (found := status(cluster)).get("phase") == "refused" and found)
+    against = refused.get("verdict", {}).get("against", [])
+    check(against, f"a bad release stops at its gates, which say why in status: {'; '.join(against)[:200]}")
+    check(selected(cluster) == target, "traffic stays where it was")
+    cluster.call("env", "PATH=/usr/bin:/bin", EXECUTABLE, "--server", indexer, "rollout", "abort")
+    wait_until("a settled rollout", lambda: is_settled(cluster))
+    say("ok: the candidate is given up by word")
+
+
+def upgrade_and_uninstall(cluster, image):
+    """An upgrade that changes nothing moves nothing; what is uninstalled leaves the releases and the kind."""
+    target = selected(cluster)
+    install(cluster, image)
+    all_ready(cluster)
+    check(selected(cluster) == target, "an upgrade that changes nothing is no rollout")
+    cluster.helm("uninstall", RELEASE, "--wait")
+    check(cluster.call(cluster.kubectl_program, "get", "crd", "collections.verdigris.dev"), "uninstalling leaves the kind")
