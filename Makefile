@@ -52,7 +52,7 @@ image: model ## Pack the executable, its libraries and the model as an OCI image
 	@scripts/check-image
 
 check-deploy: ## Check chart, plain manifests, alerts, runbooks and Dockerfile; what cannot be had is skipped by name
-	@tests/cluster/tools helm
+	@tests/cluster/tools helm promtool
 	@scripts/check-deploy
 
 # Go tools are built one at a time, and never beside cargo.
