@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 
-from cluster import EXECUTABLE, NATS_IMAGE, REPOSITORY, S3_IMAGE, TARGET, Failed, check, say, scratch, wait_until
+from cluster import EXECUTABLE, NAMESPACE, NATS_IMAGE, REPOSITORY, S3_IMAGE, TARGET, Failed, check, say, scratch, wait_until
 
 COLLECTION = "products"
 RELEASE = "verdigris"
@@ -53,7 +53,7 @@ def values(image):
 
 
 def namespace(cluster):
-    cluster.call(cluster.kubectl_program, "create", "namespace", "verdigris")
+    cluster.call(cluster.kubectl_program, "create", "namespace", NAMESPACE)
     cluster.kubectl(
         "create", "secret", "generic", "verdigris-store",
         "--from-literal=AWS_ACCESS_KEY_ID=tests", "--from-literal=AWS_SECRET_ACCESS_KEY=tests-secret",
@@ -161,6 +161,14 @@ def status(cluster):
     return cluster.get("collection", COLLECTION).get("status", {})
 
 
+def plugin(cluster, *arguments):
+    """`kubectl verdigris`: the same executable under the plugin's name."""
+    with scratch() as folder:
+        link = pathlib.Path(folder) / "kubectl-verdigris"
+        link.symlink_to(EXECUTABLE)
+        return cluster.call(link, "--namespace", NAMESPACE, *arguments)
+
+
 def selected(cluster):
     """The target that the active Service selects: the fact for traffic."""
     return cluster.get("service", COLLECTION)["spec"]["selector"].get("verdigris.dev/target")
@@ -192,7 +200,7 @@ def swap(cluster, load, number, meanwhile=lambda: None):
     rebuild = ["rebuild", "--reason", f"swap {number}", "--wait", "--timeout", "120"]
     cluster.verdigris(cluster.address(INDEXER, 7702), *rebuild)
     meanwhile()
-    wait_until(f"flip {number}", lambda: selected(cluster) not in (target, None), 180)
+    wait_until(f"flip {number}", lambda: selected(cluster) not in (target, "none", None), 180)
     flipped_ms = time.time() * 1000
     lineage, _ = wait_until("the new lineage in status", lambda: (found := status(cluster).get("lineage")) != before and found)
     first, _ = wait_until(f"all clients on {lineage}", lambda: load.arrived(lineage), 30)
@@ -269,7 +277,7 @@ def bad_release(cluster):
     against = refused.get("verdict", {}).get("against", [])
     check(against, f"a bad release stops at its gates, which say why in status: {'; '.join(against)[:200]}")
     check(selected(cluster) == target, "traffic stays where it was")
-    cluster.call("env", "PATH=/usr/bin:/bin", EXECUTABLE, "--server", indexer, "rollout", "abort")
+    plugin(cluster, "abort", COLLECTION)
     wait_until("a settled rollout", lambda: is_settled(cluster))
     say("ok: the candidate is given up by word")
 
