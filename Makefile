@@ -60,7 +60,7 @@ cluster: image
 	@$(CARGO) build --locked -p verdigris --example cluster_load
 	@scripts/servers nats
 	@tests/cluster/build
-	@tests/cluster/tools versitygw helm
+	@tests/cluster/tools versitygw helm kubeconform
 
 test-cluster: cluster ## Go the whole way on a real one-node Kubernetes, short (needs root, Go; KUBECONFIG takes another cluster)
 	@tests/cluster/test

@@ -11,7 +11,23 @@ import subprocess
 import threading
 import time
 
-from cluster import EXECUTABLE, NAMESPACE, NATS_IMAGE, REPOSITORY, S3_IMAGE, TARGET, Failed, check, say, scratch, wait_until
+from cluster import (
+    EXECUTABLE,
+    FOLDER,
+    HERE,
+    NAMESPACE,
+    NATS_IMAGE,
+    REPOSITORY,
+    S3_IMAGE,
+    TARGET,
+    Failed,
+    check,
+    run,
+    say,
+    scratch,
+    skip,
+    wait_until,
+)
 
 COLLECTION = "products"
 RELEASE = "verdigris"
@@ -110,6 +126,21 @@ def one_pod(cluster, image):
     answer = cluster.verdigris(server, "search", "something to drill concrete with")
     check(any(found.get("hits") for found in answer), "a pod of the image answers gRPC through a Service, with its model")
     cluster.kubectl("delete", "pod/alone", "service/alone", "--now")
+
+
+def manifests_fit(cluster):
+    """The plain manifests against this very API server, unknown fields refused; and kubeconform, by the server's schemas."""
+    cluster.kubectl("apply", "--server-side", "--dry-run=server", "--force-conflicts", "--validate=strict", "-k", REPOSITORY / "k8s/inside")
+    say("ok: the API server takes k8s/inside, strictly")
+    kubeconform = FOLDER / "tools/bin/kubeconform"
+    if not cluster.own or not kubeconform.exists():
+        return skip("kubeconform", "not here")
+    with scratch() as folder:
+        run(HERE / "schemas", folder)
+        manifests = cluster.helm("get", "manifest", RELEASE)
+        location = f"{folder}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
+        said = cluster.call(kubeconform, "-strict", "-summary", "-schema-location", location, "-", input=manifests)
+        say(f"ok: kubeconform: {said.strip().splitlines()[-1]}")
 
 
 class Load:
