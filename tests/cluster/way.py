@@ -319,5 +319,8 @@ def upgrade_and_uninstall(cluster, image):
     install(cluster, image)
     all_ready(cluster)
     check(selected(cluster) == target, "an upgrade that changes nothing is no rollout")
+    cluster.kubectl("delete", "collections", "--all", "--timeout=60s")
+    wait_until("no search pod", lambda: not cluster.pods("verdigris.dev/collection"))
+    say("ok: a deleted Collection takes its pods with it")
     cluster.helm("uninstall", RELEASE, "--wait")
     check(cluster.call(cluster.kubectl_program, "get", "crd", "collections.verdigris.dev"), "uninstalling leaves the kind")
