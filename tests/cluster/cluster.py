@@ -83,7 +83,9 @@ class Cluster:
     def up(self):
         """Starts it, with the images that the chart wants inside."""
         if not self.own:
-            return os.environ.get("VERDIGRIS_IMAGE") or sys.exit("with KUBECONFIG, VERDIGRIS_IMAGE names an image to pull")
+            return os.environ.get("VERDIGRIS_IMAGE") or sys.exit(
+                "with KUBECONFIG, VERDIGRIS_IMAGE names an image to pull"
+            )
         run(HERE / "up")
         run(HERE / "pack", NATS_IMAGE, CACHE / "servers/nats/bin/nats-server")
         run(HERE / "pack", S3_IMAGE, FOLDER / "tools/bin/versitygw")
@@ -107,7 +109,9 @@ class Cluster:
         """Runs a program of this machine in the node's network; its output."""
         said = subprocess.run(self.command(*arguments), env=self.environment, capture_output=True, text=True, **options)
         if said.returncode:
-            raise subprocess.CalledProcessError(said.returncode, [str(part) for part in arguments], said.stdout, said.stderr)
+            raise subprocess.CalledProcessError(
+                said.returncode, [str(part) for part in arguments], said.stdout, said.stderr
+            )
         return said.stdout
 
     def start(self, *arguments, **options):
@@ -143,9 +147,15 @@ class Cluster:
 
     def tell_state(self):
         """What an engineer would look at after a failure."""
-        for arguments in (["get", "pods,services,collections", "-o", "wide"], ["get", "events", "--sort-by=.lastTimestamp"]):
+        for arguments in (
+            ["get", "pods,services,collections", "-o", "wide"],
+            ["get", "events", "--sort-by=.lastTimestamp"],
+        ):
             said = subprocess.run(
-                self.command(self.kubectl_program, "--namespace", NAMESPACE, *arguments), env=self.environment, capture_output=True, text=True
+                self.command(self.kubectl_program, "--namespace", NAMESPACE, *arguments),
+                env=self.environment,
+                capture_output=True,
+                text=True,
             )
             print("\n".join((said.stdout + said.stderr).splitlines()[-40:]), flush=True)
         try:
@@ -157,7 +167,9 @@ class Cluster:
             for more in ([], ["--previous"]):
                 said = subprocess.run(
                     self.command(self.kubectl_program, "--namespace", NAMESPACE, "logs", name, "--tail=15", *more),
-                    env=self.environment, capture_output=True, text=True,
+                    env=self.environment,
+                    capture_output=True,
+                    text=True,
                 )
                 if said.stdout.strip():
                     print(f"-- {name} {' '.join(more)}\n{said.stdout}", flush=True)

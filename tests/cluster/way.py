@@ -44,7 +44,8 @@ SETTINGS = {
 def has_roles():
     """Whether this executable has the roles of the platform as commands."""
     return all(
-        subprocess.run([EXECUTABLE, role, "--help"], capture_output=True).returncode == 0 for role in ("indexer", "controller")
+        subprocess.run([EXECUTABLE, role, "--help"], capture_output=True).returncode == 0
+        for role in ("indexer", "controller")
     )
 
 
@@ -124,13 +125,23 @@ def one_pod(cluster, image):
     server = cluster.address("alone", 7700)
     cluster.verdigris(server, "ingest", REPOSITORY / "examples/catalog.jsonl", "--wait")
     answer = cluster.verdigris(server, "search", "something to drill concrete with")
-    check(any(found.get("hits") for found in answer), "a pod of the image answers gRPC through a Service, with its model")
+    check(
+        any(found.get("hits") for found in answer), "a pod of the image answers gRPC through a Service, with its model"
+    )
     cluster.kubectl("delete", "pod/alone", "service/alone", "--now")
 
 
 def manifests_fit(cluster):
     """The plain manifests against this very API server, unknown fields refused; and kubeconform, by the server's schemas."""
-    cluster.kubectl("apply", "--server-side", "--dry-run=server", "--force-conflicts", "--validate=strict", "-k", REPOSITORY / "k8s/inside")
+    cluster.kubectl(
+        "apply",
+        "--server-side",
+        "--dry-run=server",
+        "--force-conflicts",
+        "--validate=strict",
+        "-k",
+        REPOSITORY / "k8s/inside",
+    )
     say("ok: the API server takes k8s/inside, strictly")
     kubeconform = FOLDER / "tools/bin/kubeconform"
     if not cluster.own or not kubeconform.exists():
@@ -220,7 +231,9 @@ def begin(cluster):
         cluster.verdigris(indexer, "collections", "create", COLLECTION, "--settings", file)
     cluster.verdigris(indexer, "ingest", REPOSITORY / "examples/catalog.jsonl", "--wait")
     cluster.kubectl("wait", "--for=condition=Available", f"collection/{COLLECTION}", "--timeout=180s")
-    _, seconds = wait_until("an answer", lambda: cluster.verdigris(cluster.address(COLLECTION, 7700), "search", "drill"))
+    _, seconds = wait_until(
+        "an answer", lambda: cluster.verdigris(cluster.address(COLLECTION, 7700), "search", "drill")
+    )
     say(f"ok: events in, an answer out through the Service {seconds:.1f} s after the Collection was available")
 
 
@@ -233,10 +246,14 @@ def swap(cluster, load, number, meanwhile=lambda: None):
     meanwhile()
     wait_until(f"flip {number}", lambda: selected(cluster) not in (target, "none", None), 180)
     flipped_ms = time.time() * 1000
-    lineage, _ = wait_until("the new lineage in status", lambda: (found := status(cluster).get("lineage")) != before and found)
+    lineage, _ = wait_until(
+        "the new lineage in status", lambda: (found := status(cluster).get("lineage")) != before and found
+    )
     first, _ = wait_until(f"all clients on {lineage}", lambda: load.arrived(lineage), 30)
     times = sorted(max(0, at - flipped_ms) for at in first.values())
-    say(f"swap {number}: {before} -> {lineage}, clients after {times[len(times) // 2]:.0f} ms (median), {times[-1]:.0f} ms (last)")
+    say(
+        f"swap {number}: {before} -> {lineage}, clients after {times[len(times) // 2]:.0f} ms (median), {times[-1]:.0f} ms (last)"
+    )
     return times
 
 
@@ -246,7 +263,10 @@ def judge_load(counted, calls_min, is_strict):
     check(counted["calls"] >= calls_min, f"{counted['calls']} calls, at least {calls_min}")
     check(counted["failed"] == 0, f"no failed call: {counted['told'] if counted['failed'] else ''}")
     if is_strict:
-        check(counted["failed_first"] == 0, f"none that had to be tried again: {counted['told'] if counted['failed_first'] else ''}")
+        check(
+            counted["failed_first"] == 0,
+            f"none that had to be tried again: {counted['told'] if counted['failed_first'] else ''}",
+        )
     check(counted["mixed"] == 0, f"no answer from two releases: {counted['told'] if counted['mixed'] else ''}")
 
 
@@ -286,7 +306,10 @@ def all_ready(cluster):
     def look():
         for deployment in cluster.get("deployments")["items"]:
             wanted, found = deployment["spec"]["replicas"], deployment.get("status", {})
-            if wanted != found.get("readyReplicas", 0) or found.get("observedGeneration") != deployment["metadata"]["generation"]:
+            if (
+                wanted != found.get("readyReplicas", 0)
+                or found.get("observedGeneration") != deployment["metadata"]["generation"]
+            ):
                 return False
         return True
 
@@ -299,11 +322,16 @@ def bad_release(cluster):
     wait_until("a settled rollout", lambda: is_settled(cluster))
     target = selected(cluster)
     indexer = cluster.address(INDEXER, 7702)
-    bad = {**SETTINGS, "text": {"embed": [{"fields": ["nothing"]}], "words": ["nothing"], "codes": [], "returned_only": []}}
+    bad = {
+        **SETTINGS,
+        "text": {"embed": [{"fields": ["nothing"]}], "words": ["nothing"], "codes": [], "returned_only": []},
+    }
     with scratch() as folder:
         file = pathlib.Path(folder) / "settings.json"
         file.write_text(json.dumps(bad))
-        cluster.verdigris(indexer, "rebuild", "--settings", file, "--reason", "a bad release", "--wait", "--timeout", "120")
+        cluster.verdigris(
+            indexer, "rebuild", "--settings", file, "--reason", "a bad release", "--wait", "--timeout", "120"
+        )
     refused, _ = wait_until("a refusal", lambda: (found := status(cluster)).get("phase") == "refused" and found)
     against = refused.get("verdict", {}).get("against", [])
     check(against, f"a bad release stops at its gates, which say why in status: {'; '.join(against)[:200]}")
@@ -323,4 +351,6 @@ def upgrade_and_uninstall(cluster, image):
     wait_until("no search pod", lambda: not cluster.pods("verdigris.dev/collection"))
     say("ok: a deleted Collection takes its pods with it")
     cluster.helm("uninstall", RELEASE, "--wait")
-    check(cluster.call(cluster.kubectl_program, "get", "crd", "collections.verdigris.dev"), "uninstalling leaves the kind")
+    check(
+        cluster.call(cluster.kubectl_program, "get", "crd", "collections.verdigris.dev"), "uninstalling leaves the kind"
+    )
