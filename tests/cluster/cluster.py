@@ -57,8 +57,8 @@ def wait_until(what, look, seconds=120):
         try:
             if found := look():
                 return found, time.monotonic() - start
-        except (subprocess.CalledProcessError, Failed, OSError, ValueError) as error:
-            last = getattr(error, "stderr", None) or error
+        except (Failed, OSError, ValueError, LookupError) as error:
+            last = error
         time.sleep(0.2)
     raise Failed(f"{what}: not within {seconds} s{f' ({str(last).strip()[-400:]})' if last else ''}")
 
@@ -109,9 +109,8 @@ class Cluster:
         """Runs a program of this machine in the node's network; its output."""
         said = subprocess.run(self.command(*arguments), env=self.environment, capture_output=True, text=True, **options)
         if said.returncode:
-            raise subprocess.CalledProcessError(
-                said.returncode, [str(part) for part in arguments], said.stdout, said.stderr
-            )
+            what = " ".join(str(part) for part in arguments)
+            raise Failed(f"{what}: {(said.stderr.strip() or said.stdout.strip())[-1000:]}")
         return said.stdout
 
     def start(self, *arguments, **options):
@@ -160,7 +159,7 @@ class Cluster:
             print("\n".join((said.stdout + said.stderr).splitlines()[-40:]), flush=True)
         try:
             pods = self.get("pods")["items"]
-        except subprocess.CalledProcessError:
+        except Failed:
             return
         for pod in pods:
             name = pod["metadata"]["name"]

@@ -123,7 +123,8 @@ def one_pod(cluster, image):
     )  # fmt: skip
     cluster.kubectl("wait", "--for=condition=Ready", "pod/alone", "--timeout=120s")
     server = cluster.address("alone", 7700)
-    cluster.verdigris(server, "ingest", REPOSITORY / "examples/catalog.jsonl", "--wait")
+    # kube-proxy hears of a ready pod a moment later than we do.
+    wait_until("events in", lambda: cluster.verdigris(server, "ingest", REPOSITORY / "examples/catalog.jsonl", "--wait"))
     answer = cluster.verdigris(server, "search", "something to drill concrete with")
     check(
         any(found.get("hits") for found in answer), "a pod of the image answers gRPC through a Service, with its model"
@@ -131,18 +132,17 @@ def one_pod(cluster, image):
     cluster.kubectl("delete", "pod/alone", "service/alone", "--now")
 
 
-def manifests_fit(cluster):
-    """The plain manifests against this very API server, unknown fields refused; and kubeconform, by the server's schemas."""
-    cluster.kubectl(
-        "apply",
-        "--server-side",
-        "--dry-run=server",
-        "--force-conflicts",
-        "--validate=strict",
-        "-k",
-        REPOSITORY / "k8s/inside",
-    )
+def kind(cluster):
+    """The kind first, as an upgrade would; then the plain manifests against this very API server, unknown fields refused."""
+    cluster.kubectl("apply", "--server-side", "-f", REPOSITORY / "deploy/helm/verdigris/crds")
+    cluster.kubectl("wait", "--for=condition=Established", "crd/collections.verdigris.dev", "--timeout=30s")
+    dry_run = ["apply", "--server-side", "--dry-run=server", "--validate=strict", "-k", REPOSITORY / "k8s/inside"]
+    wait_until("a dry run", lambda: cluster.kubectl(*dry_run), 10)
     say("ok: the API server takes k8s/inside, strictly")
+
+
+def manifests_fit(cluster):
+    """What was installed against the schemas of this very server."""
     kubeconform = FOLDER / "tools/bin/kubeconform"
     if not cluster.own or not kubeconform.exists():
         return skip("kubeconform", "not here")
@@ -228,8 +228,9 @@ def begin(cluster):
     with scratch() as folder:
         file = pathlib.Path(folder) / "settings.json"
         file.write_text(json.dumps(SETTINGS))
-        cluster.verdigris(indexer, "collections", "create", COLLECTION, "--settings", file)
-    cluster.verdigris(indexer, "ingest", REPOSITORY / "examples/catalog.jsonl", "--wait")
+        create = ["collections", "create", COLLECTION, "--settings", file]
+        wait_until("a collection", lambda: cluster.verdigris(indexer, *create))
+    wait_until("events in", lambda: cluster.verdigris(indexer, "ingest", REPOSITORY / "examples/catalog.jsonl", "--wait"))
     cluster.kubectl("wait", "--for=condition=Available", f"collection/{COLLECTION}", "--timeout=180s")
     _, seconds = wait_until(
         "an answer", lambda: cluster.verdigris(cluster.address(COLLECTION, 7700), "search", "drill")
