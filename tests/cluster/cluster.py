@@ -135,7 +135,12 @@ class Cluster:
     def verdigris(self, server, *arguments, **options):
         """The command line as an outside client; what it says as JSON."""
         said = self.call(EXECUTABLE, "--json", "--server", server, *arguments, **options)
-        return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+        values, decoder, at = [], json.JSONDecoder(), said.find("{")
+        while at >= 0:
+            value, end = decoder.raw_decode(said, at)
+            values.append(value)
+            at = said.find("{", end)
+        return values
 
     def pods(self, labels):
         return self.get("pods", "-l", labels)["items"]
