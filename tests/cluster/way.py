@@ -155,6 +155,12 @@ def manifests_fit(cluster):
         say(f"ok: kubeconform: {said.strip().splitlines()[-1]}")
 
 
+def indexer(cluster, *arguments, **options):
+    """The command line against the indexer: events on one port, administration on another."""
+    administration = ["--admin-server", cluster.address(INDEXER, 7702)]
+    return cluster.verdigris(cluster.address(INDEXER, 7700), *administration, *arguments, **options)
+
+
 class Load:
     """The load client: its lines as they come."""
 
@@ -241,7 +247,7 @@ def selected(cluster):
 
 def is_settled(cluster):
     """Nothing is under way: another rebuild may begin."""
-    return status(cluster).get("phase") == "steady"
+    return status(cluster).get("phase") == "Steady"
 
 
 def begin(cluster):
@@ -268,7 +274,7 @@ def swap(cluster, load, number, meanwhile=lambda: None):
     wait_until("a settled rollout", lambda: is_settled(cluster))
     before, target = status(cluster)["lineage"], selected(cluster)
     rebuild = ["rebuild", "--reason", f"swap {number}", "--wait", "--timeout", "120"]
-    cluster.verdigris(cluster.address(INDEXER, 7702), *rebuild)
+    indexer(cluster, *rebuild)
     meanwhile()
     wait_until(f"flip {number}", lambda: selected(cluster) not in (target, "none", None), 180)
     flipped_ms = time.time() * 1000
@@ -294,10 +300,9 @@ def judge_load(counted, calls_min, is_strict):
 
 def patches(cluster, numbers):
     """Changes that must be in the answers afterwards: product id and stock of each."""
-    indexer = cluster.address(INDEXER, 7700)
     changed = {}
     for number in numbers:
-        cluster.verdigris(indexer, "patch", "KT-745/B", json.dumps({f"mark_{number}": number}))
+        indexer(cluster, "patch", "KT-745/B", json.dumps({f"mark_{number}": number}))
         changed[f"mark_{number}"] = number
     return changed
 
@@ -343,7 +348,6 @@ def bad_release(cluster):
     """A candidate whose texts are empty stops at its gate, says so, and traffic stays."""
     wait_until("a settled rollout", lambda: is_settled(cluster))
     target = selected(cluster)
-    indexer = cluster.address(INDEXER, 7702)
     bad = {
         **SETTINGS,
         "text": {"embed": [{"fields": ["nothing"]}], "words": ["nothing"], "codes": [], "returned_only": []},
@@ -351,10 +355,8 @@ def bad_release(cluster):
     with scratch() as folder:
         file = pathlib.Path(folder) / "settings.json"
         file.write_text(json.dumps(bad))
-        cluster.verdigris(
-            indexer, "rebuild", "--settings", file, "--reason", "a bad release", "--wait", "--timeout", "120"
-        )
-    refused, _ = wait_until("a refusal", lambda: (found := status(cluster)).get("phase") == "refused" and found)
+        indexer(cluster, "rebuild", "--settings", file, "--reason", "a bad release", "--wait", "--timeout", "120")
+    refused, _ = wait_until("a refusal", lambda: (found := status(cluster)).get("phase") == "Refused" and found)
     against = refused.get("verdict", {}).get("against", [])
     check(against, f"a bad release stops at its gates, which say why in status: {'; '.join(against)[:200]}")
     check(selected(cluster) == target, "traffic stays where it was")

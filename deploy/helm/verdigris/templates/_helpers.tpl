@@ -85,6 +85,9 @@ app.kubernetes.io/component: {{ .part }}
 - {name: VERDIGRIS_GRPC_TLS_CERTIFICATE, value: /etc/verdigris/tls/tls.crt}
 - {name: VERDIGRIS_GRPC_TLS_KEY, value: /etc/verdigris/tls/tls.key}
 {{- end }}
+{{- if and .Values.tls.clientCaSecret (not .Values.tls.secret) }}
+{{ fail "tls.clientCaSecret is of no use without tls.secret" }}
+{{- end }}
 {{- if .Values.tls.clientCaSecret }}
 - {name: VERDIGRIS_GRPC_TLS_CLIENT_CA, value: /etc/verdigris/client-ca/ca.crt}
 {{- end }}
