@@ -253,15 +253,11 @@ def is_settled(cluster):
 def begin(cluster):
     """A collection with the examples in it, and pods that answer."""
     cluster.kubectl("rollout", "status", f"deployment/{INDEXER}", "--timeout=180s")
-    indexer = cluster.address(INDEXER, 7700)
     with scratch() as folder:
         file = pathlib.Path(folder) / "settings.json"
         file.write_text(json.dumps(SETTINGS))
-        create = ["collections", "create", COLLECTION, "--settings", file]
-        wait_until("a collection", lambda: cluster.verdigris(indexer, *create))
-    wait_until(
-        "events in", lambda: cluster.verdigris(indexer, "ingest", REPOSITORY / "examples/catalog.jsonl", "--wait")
-    )
+        wait_until("a collection", lambda: indexer(cluster, "collections", "create", COLLECTION, "--settings", file))
+    wait_until("events in", lambda: indexer(cluster, "ingest", REPOSITORY / "examples/catalog.jsonl", "--wait"))
     cluster.kubectl("wait", "--for=condition=Available", f"collection/{COLLECTION}", "--timeout=180s")
     _, seconds = wait_until(
         "an answer", lambda: cluster.verdigris(cluster.address(COLLECTION, 7700), "search", "drill")
