@@ -3,13 +3,13 @@
 Deliberately absent: figures to hold it against; `test` and `prove` give them.
 """
 
+import datetime
 import json
 import pathlib
 import queue
 import random
 import subprocess
 import threading
-import time
 
 from cluster import (
     EXECUTABLE,
@@ -42,11 +42,9 @@ SETTINGS = {
 
 
 def has_roles():
-    """Whether this executable has the roles of the platform as commands."""
-    return all(
-        subprocess.run([EXECUTABLE, role, "--help"], capture_output=True).returncode == 0
-        for role in ("indexer", "controller")
-    )
+    """Whether this executable has the roles of the platform as commands, and a controller for Kubernetes."""
+    asked = (["indexer", "--help"], ["search", "--help"], ["controller", "--print-crd"])
+    return all(subprocess.run([EXECUTABLE, *words], capture_output=True).returncode == 0 for words in asked)
 
 
 def values(image):
@@ -245,6 +243,12 @@ def selected(cluster):
     return cluster.get("service", COLLECTION)["spec"]["selector"].get("verdigris.dev/target")
 
 
+def flipped_at_ms(cluster):
+    """Since when the active Service selects what it selects, as its writer noted; this machine's clock is the node's."""
+    since = cluster.get("service", COLLECTION)["metadata"]["annotations"]["verdigris.dev/since"]
+    return datetime.datetime.fromisoformat(since[:23].rstrip("Z") + "+00:00").timestamp() * 1000
+
+
 def is_settled(cluster):
     """Nothing is under way: another rebuild may begin."""
     return status(cluster).get("phase") == "Steady"
@@ -273,7 +277,7 @@ def swap(cluster, load, number, meanwhile=lambda: None):
     indexer(cluster, *rebuild)
     meanwhile()
     wait_until(f"flip {number}", lambda: selected(cluster) not in (target, "none", None), 180)
-    flipped_ms = time.time() * 1000
+    flipped_ms = flipped_at_ms(cluster)
     lineage, _ = wait_until(
         "the new lineage in status", lambda: (found := status(cluster).get("lineage")) != before and found
     )
@@ -340,6 +344,23 @@ def all_ready(cluster):
     say(f"ok: everything is ready again after {seconds:.1f} s")
 
 
+def scale(cluster):
+    """By the Collection's scale subresource, which is what an autoscaler writes; there is no metrics server to drive one."""
+    for replicas in (3, 2):
+        cluster.kubectl("scale", f"collection/{COLLECTION}", f"--replicas={replicas}")
+        wait_until(f"{replicas} pods", lambda: status(cluster).get("replicas") == replicas)
+    say("ok: kubectl scale on the Collection has more pods, and fewer")
+
+
+def autoscaler_finds_its_target(cluster):
+    def look():
+        found = cluster.get("horizontalpodautoscaler", COLLECTION).get("status", {}).get("conditions", [])
+        return any(one["type"] == "AbleToScale" and one["status"] == "True" for one in found)
+
+    wait_until("an autoscaler that is able to scale", look)
+    say("ok: the autoscaler reads the Collection's scale")
+
+
 def bad_release(cluster):
     """A candidate whose texts are empty stops at its gate, says so, and traffic stays."""
     wait_until("a settled rollout", lambda: is_settled(cluster))
@@ -362,11 +383,14 @@ def bad_release(cluster):
 
 
 def upgrade_and_uninstall(cluster, image):
-    """An upgrade that changes nothing moves nothing; what is uninstalled leaves the releases and the kind."""
+    """An upgrade that leaves image and pods alone moves nothing; what is uninstalled leaves the releases and the kind."""
     target = selected(cluster)
-    install(cluster, image)
+    install(
+        cluster, image, "--set", "collections[0].autoscaling.enabled=true", "--set", "collections[0].autoscaling.max=4"
+    )
     all_ready(cluster)
-    check(selected(cluster) == target, "an upgrade that changes nothing is no rollout")
+    check(selected(cluster) == target, "an upgrade that leaves image and pods alone is no rollout")
+    autoscaler_finds_its_target(cluster)
     cluster.kubectl("delete", "collections", "--all", "--timeout=60s")
     wait_until("no search pod", lambda: not cluster.pods("verdigris.dev/collection"))
     say("ok: a deleted Collection takes its pods with it")
