@@ -299,10 +299,11 @@ def judge_load(counted, calls_min, is_strict):
 
 
 def patches(cluster, numbers):
-    """Changes that must be in the answers afterwards: product id and stock of each."""
+    """Changes that must be in the answers afterwards, by field. One that is sent twice is no other than one sent once."""
     changed = {}
     for number in numbers:
-        indexer(cluster, "patch", "KT-745/B", json.dumps({f"mark_{number}": number}))
+        patch = ["patch", "KT-745/B", json.dumps({f"mark_{number}": number})]
+        wait_until("a patch that is accepted", lambda: indexer(cluster, *patch))
         changed[f"mark_{number}"] = number
     return changed
 
