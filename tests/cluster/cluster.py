@@ -68,6 +68,7 @@ class Cluster:
 
     def __init__(self):
         self.own = "KUBECONFIG" not in os.environ
+        self.has_namespace = False
         self.name = os.environ.get("CLUSTER_NAME", "verdigris-test")
         self.prefix = []
         self.environment = dict(os.environ)
@@ -98,9 +99,18 @@ class Cluster:
 
         return json.load(tarfile.open(tar).extractfile("manifest.json"))[0]["RepoTags"][0]
 
+    def make_namespace(self):
+        """Refuses one that is there already: on a cluster of others it would be theirs."""
+        self.call(self.kubectl_program, "create", "namespace", NAMESPACE)
+        self.has_namespace = True
+
     def down(self):
         if self.own:
             run(HERE / "down")
+        elif self.has_namespace:
+            # Collections first, while their controller is there.
+            self.kubectl("delete", "collections", "--all", "--ignore-not-found", "--timeout=60s")
+            self.call(self.kubectl_program, "delete", "namespace", NAMESPACE, "--timeout=120s")
 
     def command(self, *arguments):
         return [*self.prefix, *map(str, arguments)]
@@ -123,7 +133,8 @@ class Cluster:
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
     def apply(self, *objects):
-        self.kubectl("apply", "--server-side", "-f", "-", input="\n---\n".join(map(json.dumps, objects)))
+        items = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+        self.kubectl("apply", "--server-side", "-f", "-", input=items)
 
     def helm(self, *arguments):
         return self.call(FOLDER / "tools/bin/helm" if self.own else "helm", "--namespace", NAMESPACE, *arguments)

@@ -47,16 +47,18 @@ def has_roles():
     return all(subprocess.run([EXECUTABLE, *words], capture_output=True).returncode == 0 for words in asked)
 
 
-def values(image):
+def values(cluster, image):
     """What the chart is given beside deploy/values/inside.yaml: the images of this test, no volumes, short times."""
     repository, tag = image.rsplit(":", 1)
+    # Another cluster pulls the images that the chart names.
+    nats, s3 = ({"image": NATS_IMAGE}, {"image": S3_IMAGE}) if cluster.own else ({}, {})
     small = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}}
     return {
         "image": {"repository": repository, "tag": tag},
         "controller": {"replicas": 2, "resources": small},
         "indexer": {"resources": small},
-        "nats": {"image": NATS_IMAGE, "persistence": {"enabled": False}, "resources": small},
-        "s3Server": {"image": S3_IMAGE, "persistence": {"enabled": False}, "resources": small},
+        "nats": {**nats, "persistence": {"enabled": False}, "resources": small},
+        "s3Server": {**s3, "persistence": {"enabled": False}, "resources": small},
         "collections": [
             {
                 "name": COLLECTION,
@@ -68,7 +70,7 @@ def values(image):
 
 
 def namespace(cluster):
-    cluster.call(cluster.kubectl_program, "create", "namespace", NAMESPACE)
+    cluster.make_namespace()
     cluster.kubectl(
         "create", "secret", "generic", "verdigris-store",
         "--from-literal=AWS_ACCESS_KEY_ID=tests", "--from-literal=AWS_SECRET_ACCESS_KEY=tests-secret",
@@ -79,7 +81,7 @@ def install(cluster, image, *more):
     """Installs or upgrades the chart."""
     with scratch() as folder:
         file = pathlib.Path(folder) / "values.json"
-        file.write_text(json.dumps(values(image)))
+        file.write_text(json.dumps(values(cluster, image)))
         inside = REPOSITORY / "deploy/values/inside.yaml"
         chart = REPOSITORY / "deploy/helm/verdigris"
         return cluster.helm("upgrade", "--install", RELEASE, chart, "--values", inside, "--values", file, *more)
