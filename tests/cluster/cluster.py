@@ -81,6 +81,15 @@ class Cluster:
         for variable in [name for name in self.environment if name.startswith("VERDIGRIS_")]:
             del self.environment[variable]
 
+    def lacks(self):
+        """What is not here and cannot be done without."""
+        if not self.own:
+            return []
+        programs = [FOLDER / "bin/test-node", FOLDER / "tools/bin/helm", FOLDER / "tools/bin/versitygw"]
+        programs += [CACHE / "servers/nats/bin/nats-server", TARGET / "debug/examples/cluster_load"]
+        missing = [program.name for program in programs if not os.access(program, os.X_OK)]
+        return missing + ([] if os.getuid() == 0 else ["root"])
+
     def up(self):
         """Starts it, with the images that the chart wants inside."""
         if not self.own:
