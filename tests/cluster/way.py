@@ -155,6 +155,37 @@ def manifests_fit(cluster):
         say(f"ok: kubeconform: {said.strip().splitlines()[-1]}")
 
 
+def least_privilege(cluster):
+    """What the API server lets the service accounts do, and what not."""
+
+    def may(part, verb, what, *more):
+        account = f"system:serviceaccount:{NAMESPACE}:{RELEASE}-{part}"
+        asked = cluster.command(
+            cluster.kubectl_program, "-n", NAMESPACE, "auth", "can-i", verb, what, "--as", account, *more
+        )
+        return subprocess.run(asked, env=cluster.environment, capture_output=True).returncode == 0
+
+    for verb, what in (
+        ("patch", "services"),
+        ("patch", "deployments"),
+        ("patch", "collections/status"),
+        ("update", "leases"),
+    ):
+        if not may("controller", verb, what):
+            raise Failed(f"the controller may not {verb} {what}")
+    for part, verb, what, *more in (
+        ("controller", "list", "secrets"),
+        ("controller", "create", "pods"),
+        ("controller", "create", "pods/exec"),
+        ("controller", "list", "deployments", "-n", "default"),
+        ("indexer", "list", "pods"),
+        ("search", "list", "pods"),
+    ):
+        if may(part, verb, what, *more):
+            raise Failed(f"the {part} may {verb} {what} {' '.join(more)}")
+    say("ok: service accounts may do what they need, and the rest is refused")
+
+
 def indexer(cluster, *arguments, **options):
     """The command line against the indexer: events on one port, administration on another."""
     administration = ["--admin-server", cluster.address(INDEXER, 7702)]
