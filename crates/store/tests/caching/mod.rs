@@ -184,9 +184,9 @@ async fn a_beginning_that_was_damaged_is_found_and_fetched_again() {
         cut.expect_err("interrupted");
         only_incoming(folder.path())
     };
-    for damage in [&b"damaged"[..], &[0; 40_000_000]] {
+    for damage in [b"damaged".to_vec(), vec![0; 40_000_000]] {
         let mut beginning = fs::read(interrupted().await).expect("read");
-        beginning.splice(..damage.len().min(beginning.len()), damage.iter().copied());
+        beginning.splice(..damage.len().min(beginning.len()), damage);
         fs::write(only_incoming(folder.path()), beginning).expect("written");
         let files = VerifiedFiles::with_cache(folder.path()).expect("a folder");
         let path = files.local(&*inner, &name(), &entry).await.expect("whole");

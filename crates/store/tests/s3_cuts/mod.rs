@@ -168,7 +168,7 @@ impl Paused {
         create(&truth).await;
         let proxy = Proxy::start(server.address).await;
         let mut options = options(proxy.address, prefix);
-        options.attempt_timeout = Duration::from_millis(500);
+        options.attempt_timeout = Duration::from_secs(1);
         let store = connect(options).await;
         let claimed = claim(&store, "sleeper", "sleeper-claim").await.expect("claimed");
         let epoch = claimed.writer.expect("it claimed").epoch;
