@@ -206,12 +206,16 @@ impl Folder {
         let mut line = String::new();
         out.read_line(&mut line).expect("standard output is text");
         let ready: Value = serde_json::from_str(&line).unwrap_or_default();
-        if let (Some(grpc), Some(http)) = (ready["grpc"].as_str(), ready["http"].as_str()) {
+        let admin = ready["admin"].as_str().map(str::to_owned);
+        // A process that has no searches and no events is spoken to where it is administered.
+        let grpc = ready["grpc"].as_str().or(admin.as_deref());
+        if let (Some(grpc), Some(http)) = (grpc, ready["http"].as_str()) {
             let hung = watchdog.call_off();
             assert!(!hung, "up was too slow to start\n{}", self.log());
             return Ok(Server {
                 child,
                 url: grpc.to_owned(),
+                admin: admin.clone(),
                 http: http.to_owned(),
             });
         }
@@ -262,6 +266,8 @@ pub struct Server {
     child: Child,
     /// Address of gRPC.
     pub url: String,
+    /// Address of administration, where that is a port of its own.
+    pub admin: Option<String>,
     /// Address of metrics and health.
     pub http: String,
 }

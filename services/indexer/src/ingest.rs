@@ -20,13 +20,14 @@ use verdigris_proto::ingest::{
 };
 use verdigris_proto::reason::Reason;
 use verdigris_runtime::deadline::Deadline;
+use verdigris_runtime::traces::{self, Trace};
 use verdigris_store::{ReadError, collection as objects};
 
 use crate::error::{chain, reason_of_read};
 use crate::order::judge_context;
 use crate::progress::OutcomeCounts;
 use crate::status::Standstill;
-use crate::{Handle, Indexer};
+use crate::{Handle, Indexer, traced};
 
 /// How long a call waits for its position when its caller gives no deadline.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -129,12 +130,26 @@ async fn append(
     if batch.is_empty() {
         return Ok(());
     }
+    let traces: Vec<Trace> = match traces::is_exporting() {
+        true => batch
+            .iter()
+            .filter_map(|event| traced::named(&event.payload))
+            .take(traces::EVENTS_MAX)
+            .collect(),
+        false => Vec::new(),
+    };
     let appended = indexer
         .deps()
         .bus
         .append(name, batch)
         .await
         .map_err(|error| status_of_bus(&error))?;
+    if let Some(handle) = indexer.handle(name) {
+        handle.traced.accepted(appended.first, appended.last);
+    }
+    for trace in traces {
+        trace.accepted(name.as_str());
+    }
     result.accepted += appended.last - appended.first + 1;
     result.first = result.first.or(Some(appended.stream.position(appended.first)));
     result.last = Some(appended.stream.position(appended.last));

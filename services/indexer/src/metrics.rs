@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 use verdigris_core::manifest::Manifest;
 use verdigris_core::names::CollectionName;
 
@@ -23,6 +23,10 @@ pub struct IndexerMetrics {
     staged: IntGaugeVec,
     collected: IntCounterVec,
     follows: IntCounterVec,
+    lag_events: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    embedded: IntCounterVec,
+    embed_seconds: HistogramVec,
 }
 
 impl IndexerMetrics {
@@ -70,6 +74,30 @@ impl IndexerMetrics {
                 "Publishes that brought the other lineage level",
                 collection,
             )?,
+            lag_events: gauge(
+                "verdigris_indexer_lag_events",
+                "Events of the log that are in no release yet; of a log of many collections, an upper bound",
+            )?,
+            lag_seconds: GaugeVec::new(
+                Opts::new(
+                    "verdigris_indexer_lag_seconds",
+                    "Age of the oldest event that is in no release yet",
+                ),
+                collection,
+            )?,
+            embedded: counter(
+                "verdigris_indexer_embedded_texts_total",
+                "Texts of documents that were embedded, from the cache or by the model",
+                collection,
+            )?,
+            embed_seconds: HistogramVec::new(
+                HistogramOpts::new(
+                    "verdigris_indexer_embed_seconds",
+                    "Duration of embedding the texts of one release",
+                )
+                .buckets(PUBLISH_BUCKETS.to_vec()),
+                collection,
+            )?,
         };
         registry.register(Box::new(metrics.events.clone()))?;
         registry.register(Box::new(metrics.published_bytes.clone()))?;
@@ -80,6 +108,10 @@ impl IndexerMetrics {
         registry.register(Box::new(metrics.staged.clone()))?;
         registry.register(Box::new(metrics.collected.clone()))?;
         registry.register(Box::new(metrics.follows.clone()))?;
+        registry.register(Box::new(metrics.lag_events.clone()))?;
+        registry.register(Box::new(metrics.lag_seconds.clone()))?;
+        registry.register(Box::new(metrics.embedded.clone()))?;
+        registry.register(Box::new(metrics.embed_seconds.clone()))?;
         Ok(metrics)
     }
 
@@ -95,6 +127,10 @@ impl IndexerMetrics {
         self.staged.with_label_values(label);
         self.collected.with_label_values(label);
         self.follows.with_label_values(label);
+        self.lag_events.with_label_values(label);
+        self.lag_seconds.with_label_values(label);
+        self.embedded.with_label_values(label);
+        self.embed_seconds.with_label_values(label);
     }
 
     pub(crate) fn events(&self, name: &CollectionName, counts: &OutcomeCounts) {
@@ -129,6 +165,22 @@ impl IndexerMetrics {
         self.staged
             .with_label_values(&[name.as_str()])
             .set(i64::from(is_staged));
+    }
+
+    pub(crate) fn lag(&self, name: &CollectionName, events: u64, seconds: f64) {
+        let label = &[name.as_str()];
+        self.lag_events.with_label_values(label).set(events as i64);
+        self.lag_seconds.with_label_values(label).set(seconds);
+    }
+
+    pub(crate) fn embedded(&self, name: &CollectionName, texts: u64, duration: Duration) {
+        if texts > 0 {
+            let label = &[name.as_str()];
+            self.embedded.with_label_values(label).inc_by(texts);
+            self.embed_seconds
+                .with_label_values(label)
+                .observe(duration.as_secs_f64());
+        }
     }
 
     pub(crate) fn followed(&self, name: &CollectionName) {
