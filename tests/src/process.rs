@@ -19,7 +19,13 @@ use crate::watch::{self, PATIENCE, Watchdog};
 const BUILD_PATIENCE: Duration = Duration::from_secs(1_800);
 
 /// What variables begin with that cargo sets for a test.
-const OF_THE_TEST: [&str; 5] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"];
+const OF_THE_TEST: [&str; 5] = [
+    "CARGO_PKG_",
+    "CARGO_MANIFEST_",
+    "CARGO_CRATE_",
+    "CARGO_BIN_",
+    "CARGO_PRIMARY_",
+];
 
 /// Settings of a collection that needs no model.
 pub const HASH_SETTINGS: &str = r#"{"embedder":{"provider":"hash","dimension":64}}"#;

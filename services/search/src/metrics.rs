@@ -45,6 +45,7 @@ impl SearchMetrics {
                 &["collection"],
             )
         };
+        let (stale_seconds, lineage) = freshness(registry)?;
         let metrics = Self {
             generation: gauge("verdigris_release_generation", "Generation that answers")?,
             documents: gauge("verdigris_release_documents", "Documents of the release that answers")?,
@@ -84,17 +85,8 @@ impl SearchMetrics {
             )?,
             search_seconds: seconds("verdigris_search_seconds", "Duration of searching, without embedding")?,
             embed_seconds: seconds("verdigris_search_embed_seconds", "Duration of embedding a query")?,
-            stale_seconds: GaugeVec::new(
-                Opts::new(
-                    "verdigris_search_stale_seconds",
-                    "Since the pointer was last read without an error, at the newest look",
-                ),
-                &["collection"],
-            )?,
-            lineage: IntGaugeVec::new(
-                Opts::new("verdigris_release_lineage_info", "1 for the lineage that answers"),
-                &["collection", "lineage"],
-            )?,
+            stale_seconds,
+            lineage,
         };
         registry.register(Box::new(metrics.generation.clone()))?;
         registry.register(Box::new(metrics.documents.clone()))?;
@@ -109,8 +101,6 @@ impl SearchMetrics {
         registry.register(Box::new(metrics.measure_seconds.clone()))?;
         registry.register(Box::new(metrics.search_seconds.clone()))?;
         registry.register(Box::new(metrics.embed_seconds.clone()))?;
-        registry.register(Box::new(metrics.stale_seconds.clone()))?;
-        registry.register(Box::new(metrics.lineage.clone()))?;
         Ok(metrics)
     }
 
@@ -213,4 +203,20 @@ impl SearchMetrics {
             self.embed_seconds.with_label_values(label).observe(embed.as_secs_f64());
         }
     }
+}
+
+/// How old what answers is, and which lineage it is.
+fn freshness(registry: &Registry) -> Result<(GaugeVec, IntGaugeVec), prometheus::Error> {
+    let stale = Opts::new(
+        "verdigris_search_stale_seconds",
+        "Since the pointer was last read without an error, at the newest look",
+    );
+    let lineage = Opts::new("verdigris_release_lineage_info", "1 for the lineage that answers");
+    let (stale, lineage) = (
+        GaugeVec::new(stale, &["collection"])?,
+        IntGaugeVec::new(lineage, &["collection", "lineage"])?,
+    );
+    registry.register(Box::new(stale.clone()))?;
+    registry.register(Box::new(lineage.clone()))?;
+    Ok((stale, lineage))
 }
