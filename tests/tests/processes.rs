@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 
+#[path = "processes/servers.rs"]
+mod servers;
+
 use std::fmt::Write as _;
 use std::process::Command;
 use std::sync::Arc;
@@ -96,7 +99,7 @@ impl Role {
                 .as_array()
                 .is_some_and(|hits| hits.iter().any(|hit| hit["id"] == id));
             if found {
-                return answer.json["release"]["lineage"].as_str().unwrap().to_owned();
+                return answer.json["lineage"].as_str().unwrap().to_owned();
             }
             assert!(
                 began.elapsed() < PATIENCE,
@@ -115,25 +118,34 @@ struct Roles {
     indexer: Role,
     searches: [Role; 2],
     controller: Role,
-    _store: Folder,
+    _shared: Option<Folder>,
 }
 
 impl Roles {
+    /// Over a folder.
     fn start() -> Self {
-        let store = Folder::new();
-        let url = format!("file:{}", store.data().join("shared").display());
-        let store_url = || ("VERDIGRIS_STORE_URL", url.clone());
-        let indexer = Role::start("indexer", vec![store_url()]);
+        let shared = Folder::new();
+        let url = format!("file:{}", shared.data().join("shared").display());
+        let roles = Self::over(&[("VERDIGRIS_STORE_URL", url)]);
+        Self {
+            _shared: Some(shared),
+            ..roles
+        }
+    }
+
+    /// Over what they are told of by their environment.
+    fn over(environment: &[(&'static str, String)]) -> Self {
+        let indexer = Role::start("indexer", environment.to_vec());
         let settings = indexer.folder.file("settings.json", SETTINGS);
         let _made = indexer.run(&["collections", "create", "products", "--settings", &settings]);
-        let searches = [(); 2].map(|()| Role::start("search", vec![store_url()]));
+        let searches = [(); 2].map(|()| Role::start("search", environment.to_vec()));
         let asked = ("VERDIGRIS_CONTROLLER_SEARCH", searches[0].admin());
-        let controller = Role::start("controller", vec![store_url(), asked]);
+        let controller = Role::start("controller", [environment, &[asked]].concat());
         Self {
             indexer,
             searches,
             controller,
-            _store: store,
+            _shared: None,
         }
     }
 
@@ -160,7 +172,21 @@ impl Roles {
 
 #[test]
 fn four_processes_over_one_store_converge_whichever_of_them_is_killed() {
-    let mut roles = Roles::start();
+    converge(Roles::start());
+}
+
+// The same over real servers: releases come from S3 into the cache of each process, events from JetStream.
+#[test]
+fn four_processes_over_s3_and_nats_converge_whichever_of_them_is_killed() {
+    let find = |path| servers::executable("four_processes_over_s3_and_nats_converge", path);
+    let (Some(s3), Some(nats)) = (find("ministack/bin/ministack"), find("nats/bin/nats-server")) else {
+        return;
+    };
+    let (s3, nats) = (servers::s3(&s3), servers::nats(&nats));
+    converge(Roles::over(&servers::environment(&s3, &nats)));
+}
+
+fn converge(mut roles: Roles) {
     roles.ingest(0, 300);
     let [first, second] = roles.find(299);
     assert_eq!(first, second);

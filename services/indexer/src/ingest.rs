@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use verdigris_bus::nats::NatsError;
 use verdigris_bus::{APPEND_BYTES_MAX, BusError, NewEvent};
 use verdigris_core::event::{Event, split};
 use verdigris_core::names::CollectionName;
@@ -138,6 +139,7 @@ async fn append(
             .collect(),
         false => Vec::new(),
     };
+    let events = batch.len() as u64;
     let appended = indexer
         .deps()
         .bus
@@ -150,7 +152,8 @@ async fn append(
     for trace in traces {
         trace.accepted(name.as_str());
     }
-    result.accepted += appended.last - appended.first + 1;
+    // Not by the sequences: other collections may have some in between.
+    result.accepted += events;
     result.first = result.first.or(Some(appended.stream.position(appended.first)));
     result.last = Some(appended.stream.position(appended.last));
     Ok(())
@@ -186,11 +189,12 @@ pub(crate) fn status_of_read(error: &ReadError) -> Status {
 /// The status for a bus that does not take events.
 pub(crate) fn status_of_bus(error: &BusError) -> Status {
     let reason = match error {
-        BusError::Full { .. } => Reason::DiskFull,
+        BusError::Full { .. } | BusError::Nats(NatsError::Full { .. }) => Reason::DiskFull,
         BusError::ReadOnly { .. } => Reason::ReadOnly,
-        BusError::PayloadTooLarge { .. } | BusError::AppendTooLarge { .. } | BusError::TooManyEvents { .. } => {
-            Reason::TooLarge
-        }
+        BusError::PayloadTooLarge { .. }
+        | BusError::AppendTooLarge { .. }
+        | BusError::TooManyEvents { .. }
+        | BusError::Nats(NatsError::PayloadTooLarge { .. }) => Reason::TooLarge,
         _ => Reason::StoreUnavailable,
     };
     reason.status(chain(error))

@@ -189,7 +189,8 @@ impl IndexerMetrics {
         if texts > 0 {
             let label = &[name.as_str()];
             self.behind.embedded.with_label_values(label).inc_by(texts);
-            self.embed_seconds
+            self.behind
+                .embed_seconds
                 .with_label_values(label)
                 .observe(duration.as_secs_f64());
         }

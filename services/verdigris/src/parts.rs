@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use prometheus::Registry;
+use verdigris_bus::nats::{NatsBus, NatsOptions};
 use verdigris_bus::{Bus, SqliteBus, SqliteOptions};
 use verdigris_embed::{CACHE_VECTORS_MAX, Embedders, EmbeddingCache};
 use verdigris_engine::release::open::OpenRelease;
@@ -150,9 +151,24 @@ fn s3(values: &Values, url: &str, rights: Rights) -> anyhow::Result<S3Options> {
     Ok(options)
 }
 
+/// How NATS is spoken to. One stream has one word for its subjects, so that two do not meet on a server.
+fn nats(values: &Values, url: &str) -> NatsOptions {
+    let mut options = NatsOptions::new(url);
+    if let Some(stream) = values.text("bus.stream") {
+        options.stream = stream.to_owned();
+        options.prefix = format!("{}.", stream.to_lowercase());
+    }
+    options.credentials_file = values.path("bus.credentials_file").map(PathBuf::from);
+    options.ca_file = values.path("bus.ca_file").map(PathBuf::from);
+    options
+}
+
 /// The bus of a configuration.
 pub(crate) async fn open_bus(values: &Values, folder: &Folder, clock: &Clock) -> anyhow::Result<Arc<dyn Bus>> {
     let url = values.text("bus.url");
+    if let Some(url) = url.filter(|url| url.starts_with("nats://") || url.starts_with("tls://")) {
+        return Ok(Arc::new(NatsBus::connect(nats(values, url)).await?));
+    }
     let file = match url.unwrap_or("sqlite:").strip_prefix("sqlite:") {
         Some("") => folder.bus(),
         Some(path) => PathBuf::from(path),

@@ -3,6 +3,7 @@
 use std::io;
 
 use verdigris_bus::BusError;
+use verdigris_bus::nats::NatsError;
 use verdigris_embed::EmbedError;
 use verdigris_indexer::error::{reason_of_read, reason_of_store};
 use verdigris_proto::reason::Reason;
@@ -51,6 +52,13 @@ fn reason_of(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> 
     if let Some(error) = error.downcast_ref::<S3Error>() {
         return Some(match error {
             S3Error::Probe { .. } => Reason::StoreUnavailable.as_str(),
+            _ => INVALID_CONFIGURATION,
+        });
+    }
+    if let Some(error) = error.downcast_ref::<NatsError>() {
+        return Some(match error {
+            NatsError::Unavailable { .. } => Reason::StoreUnavailable.as_str(),
+            NatsError::Full { .. } => Reason::DiskFull.as_str(),
             _ => INVALID_CONFIGURATION,
         });
     }
