@@ -237,6 +237,10 @@ fn a_search_process_of_one_lineage_stays_with_it() {
     let roles = Roles::start();
     roles.ingest(0, 300);
     let [old, _] = roles.find(299);
+    // The owner has looked by then, and is one.
+    let _told = roles
+        .controller
+        .run(&["rollout", "status", "--wait", "--timeout", "60"]);
     let _told = roles.controller.run(&["rollout", "hold", "--reason", "a test"]);
     let next = roles.indexer.folder.file("next.json", NEXT);
     let _told = roles.indexer.run(&["rebuild", "--settings", &next]);
@@ -308,13 +312,13 @@ fn a_demoted_search_process_sheds_its_connections_and_fails_no_search() {
     let (grpc, admin) = (process.server().url.clone(), process.admin());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
+        let mut pods = PodServiceClient::new(channel(&admin).await);
+        let before = pods.get_pod(GetPodRequest {}).await.unwrap().into_inner();
         let stop = Arc::new(AtomicBool::new(false));
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
             clients.push(tokio::spawn(searching(channel(&grpc).await, stop.clone())));
         }
-        let mut pods = PodServiceClient::new(channel(&admin).await);
-        let before = pods.get_pod(GetPodRequest {}).await.unwrap().into_inner();
         assert!(before.ready && !before.demoted, "{before:?}");
         assert!(
             before.collections.iter().all(|collection| collection.warm),
