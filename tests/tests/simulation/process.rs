@@ -62,7 +62,7 @@ impl Process {
         let deps = IndexerDeps {
             store: store.clone(),
             bus: Ear::new(log, &seat),
-            opener: Arc::new(Opener::new(store)),
+            opener: Arc::new(Opener::new(store, VerifiedFiles::default())),
             embedders: Arc::new(embedders),
             clock: clock.clone(),
             scratch,
