@@ -211,8 +211,8 @@ async fn writes_ask_for_the_encryption_of_the_options() {
         (
             Encryption::Kms("alias/catalog".to_owned()),
             vec![
-                "x-amz-server-side-encryption: aws:kms",
                 "x-amz-server-side-encryption-aws-kms-key-id: alias/catalog",
+                "x-amz-server-side-encryption: aws:kms",
             ],
         ),
     ] {
@@ -480,4 +480,42 @@ async fn a_store_that_does_not_answer_in_time_is_asked_again_and_then_given_up()
     let put = store.put("b", body(), Precondition::Absent).await;
     assert!(matches!(put, Err(StoreError::NoAnswer { .. })), "{put:?}");
     assert_eq!(proxy.disarm(), 1);
+}
+
+/// Goal: our own success is never told as a failed condition. Method: the answer is cut after the write was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_answer_is_lost_is_unknown_and_was_sent_once() {
+    let Some(server) = shared("a_write_whose_answer_is_lost_is_unknown_and_was_sent_once").await else {
+        return;
+    };
+    let proxy = Proxy::start(server.address).await;
+    let store = connect(options(proxy.address, "lost-answer")).await;
+    let body = |text: &'static str| Body::Bytes(Bytes::from_static(text.as_bytes()));
+    let tag = store.put("swapped", body("one"), Precondition::Absent).await;
+    let tag = tag.expect("written");
+    for (n, (key, precondition)) in [
+        ("created", Precondition::Absent),
+        ("swapped", Precondition::Matches(tag)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        proxy.arm(Fault {
+            method: "PUT",
+            path: "lost-answer",
+            side: Side::Answer,
+            at: n,
+            deed: Deed::Cut,
+            times: 1,
+        });
+        let put = store.put(key, body("two"), precondition).await;
+        assert!(matches!(put, Err(StoreError::NoAnswer { .. })), "{key}: {put:?}");
+        assert_eq!(proxy.disarm(), 1);
+        let Get::Found { bytes, .. } = store.get(key, None).await.expect("read") else {
+            panic!("no tag was given")
+        };
+        assert_eq!(bytes, "two", "{key}: it was made");
+    }
+    let puts = proxy.heads().iter().filter(|head| head.starts_with("put ")).count();
+    assert_eq!(puts, 3);
 }

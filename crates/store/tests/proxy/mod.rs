@@ -39,7 +39,7 @@ pub(crate) struct Fault {
     /// …and has this in it.
     pub(crate) path: &'static str,
     pub(crate) side: Side,
-    /// Bytes that still go through; of a request that is cut, all of it or nothing.
+    /// Bytes that still go through; a request that is longer and cut does not go through at all.
     pub(crate) at: usize,
     pub(crate) deed: Deed,
     /// In how many of them, one after the other.
@@ -287,23 +287,21 @@ impl Connection {
 }
 
 impl Connection {
-    /// Keeps back a request that is to be cut, until it is whole or too long.
+    /// Keeps back a request that is to be cut, until it is clear whether it comes to an end.
     async fn withhold(&mut self, bytes: &[u8], to: &mut TcpStream) -> bool {
         self.withheld.extend_from_slice(bytes);
-        let is_cut = self.fault.is_some_and(|fault| self.withheld.len() >= fault.at);
-        let is_whole = self.withheld.len() >= self.length;
-        if !is_whole {
-            return !is_cut;
+        let received = self.withheld.len();
+        if self
+            .fault
+            .is_some_and(|fault| fault.at < self.length && received >= fault.at)
+        {
+            return false;
         }
-        let is_sent = to.write_all(&self.withheld).await.is_ok();
-        let is_made = is_cut && is_sent;
-        if is_made {
-            // Once it is answered it was made; nobody hears that.
-            let mut answer = [0; 1];
-            let _ = to.read(&mut answer).await;
+        if received < self.length {
+            return true;
         }
         self.fault = None;
-        is_sent && !is_cut
+        to.write_all(&self.withheld).await.is_ok()
     }
 }
 
