@@ -4,6 +4,7 @@
 //! Deliberately absent: what a role does inside; other tests have it, with all roles in one process.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 
 #[path = "processes/servers.rs"]
 mod servers;
@@ -204,7 +205,7 @@ fn converge(mut roles: Roles) {
     let _told = roles.indexer.run(&["rebuild", "--settings", &next]);
     roles.controller.kill_and_begin();
     let began = Instant::now();
-    while roles.find(339).iter().any(|lineage| *lineage == first) {
+    while roles.find(339).contains(&first) {
         assert!(
             began.elapsed() < PATIENCE,
             "the rebuilt lineage was never promoted: {}\n{}",

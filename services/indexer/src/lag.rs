@@ -30,15 +30,12 @@ pub(crate) async fn run(indexer: Arc<Indexer>, token: CancellationToken) {
 async fn look(indexer: &Indexer, name: &CollectionName, handle: &Handle) {
     let deps = indexer.deps();
     let published = handle.progress.published().sequence;
-    let (Ok(state), Ok(oldest)) = (deps.bus.state(name).await, deps.bus.oldest_after(name, published).await) else {
+    let (Ok(events), Ok(oldest)) = (
+        deps.bus.unread(name, published).await,
+        deps.bus.oldest_after(name, published).await,
+    ) else {
         return;
     };
-    let (events, seconds) = match oldest {
-        None => (0, 0.0),
-        Some(accepted_at) => {
-            let age = deps.clock.now_ns().saturating_sub(accepted_at).max(0);
-            (state.last.saturating_sub(published), age as f64 / 1e9)
-        }
-    };
-    deps.metrics.lag(name, events, seconds);
+    let age = oldest.map_or(0, |accepted_at| deps.clock.now_ns().saturating_sub(accepted_at).max(0));
+    deps.metrics.lag(name, events, age as f64 / 1e9);
 }

@@ -40,7 +40,7 @@ impl Behind {
         let collection = &["collection"];
         let lag_events = Opts::new(
             "verdigris_indexer_lag_events",
-            "Events of the log that are in no release yet; of a log of many collections, an upper bound",
+            "Events of the log that are in no release yet",
         );
         let lag_seconds = Opts::new(
             "verdigris_indexer_lag_seconds",
