@@ -74,8 +74,7 @@ impl Client {
             if attempt == 0 {
                 locked(tally).failed_first(self.number, &status);
             }
-            // The policy of standard clients names UNAVAILABLE alone: nothing else is changed by another try.
-            if status.code() != Code::Unavailable {
+            if !is_unavailable(&status) {
                 break;
             }
             tokio::time::sleep(BACKOFF * 2_u32.pow(attempt)).await;
@@ -108,4 +107,11 @@ impl Client {
             .await
             .map_err(|error| Status::new(Code::Unavailable, format!("no connection: {error}")))
     }
+}
+
+/// What the policy of standard clients tries again, and nothing else. A connection that broke is UNAVAILABLE in gRPC's own
+/// libraries; tonic calls it UNKNOWN.
+fn is_unavailable(status: &Status) -> bool {
+    let broke = std::error::Error::source(status).is_some_and(|source| source.is::<tonic::transport::Error>());
+    status.code() == Code::Unavailable || (status.code() == Code::Unknown && broke)
 }
