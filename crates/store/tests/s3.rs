@@ -1,6 +1,10 @@
 //! The store on S3 against a real server over HTTP: the conformance suite, the trial at the start, large files, and the
 //! commit protocol under connections that are cut and held at chosen bytes. Where the server is not installed, the
 //! tests say so and end.
+#![expect(
+    clippy::print_stdout,
+    reason = "what was skipped and how much was tried is part of what a test tells"
+)]
 
 mod ministack;
 mod proxy;
