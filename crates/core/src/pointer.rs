@@ -6,6 +6,8 @@
 mod building;
 mod erasing;
 mod holding;
+#[cfg(test)]
+mod model;
 mod rollout;
 mod staging;
 
