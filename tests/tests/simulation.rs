@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 #![allow(clippy::print_stdout, reason = "a seed that failed is told, and how many did not")]
 
+#[path = "simulation/beside.rs"]
+mod beside;
 #[path = "simulation/dice.rs"]
 mod dice;
 #[path = "simulation/disk.rs"]
@@ -14,6 +16,8 @@ mod disk;
 mod duties;
 #[path = "simulation/ending.rs"]
 mod ending;
+#[path = "simulation/erasing.rs"]
+mod erasing;
 #[path = "simulation/events.rs"]
 mod events;
 #[path = "simulation/judge.rs"]

@@ -6,6 +6,8 @@
 mod building;
 mod erasing;
 mod holding;
+#[cfg(test)]
+mod model;
 mod rollout;
 mod staging;
 
@@ -495,6 +497,16 @@ impl Pointer {
         Ok(next)
     }
 
+    /// A writer that had the turn begins again after an error. One that meets another in its place never claims again by
+    /// itself: that would only take the turn back and forth (I-4).
+    pub fn claim_again(&self, epoch: u64, id: &str, nonce: String, now: Timestamp) -> Result<Self, EditRefused> {
+        match &self.writer {
+            Some(writer) if writer.id == id => {}
+            _ => self.check_turn(epoch)?,
+        }
+        self.claim(id, nonce, now)
+    }
+
     /// The writer names the event that it is about to touch.
     pub fn try_event(&self, epoch: u64, event: Position, nonce: String, now: Timestamp) -> Result<Self, EditRefused> {
         self.check_turn(epoch)?;
@@ -735,6 +747,23 @@ mod tests {
                     .expect("its turn")
             ),
             Some((2, 1))
+        );
+    }
+
+    #[test]
+    fn one_that_met_another_in_its_place_never_claims_again_by_itself() {
+        let claimed = |pointer: &Pointer, id: &str| pointer.claim(id, format!("c{id}"), Timestamp(1)).expect("a turn");
+        let again = |pointer: &Pointer| pointer.claim_again(1, "a", "again".to_owned(), Timestamp(2));
+        let first = claimed(&pointer(), "a");
+        assert!(again(&first).is_ok());
+        assert!(
+            again(&claimed(&first, "a")).is_ok(),
+            "its own claim, of which it was not told"
+        );
+        let taken = again(&claimed(&first, "b"));
+        assert!(
+            matches!(taken, Err(EditRefused::LostTurn { ours: 1, theirs: 2, .. })),
+            "{taken:?}"
         );
     }
 

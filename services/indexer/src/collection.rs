@@ -31,6 +31,8 @@ pub(crate) struct CollectionIndexer {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) instance: String,
     pub(crate) panics: Panics,
+    /// That of its last turn.
+    pub(crate) epoch: Option<u64>,
 }
 
 /// Panics of this process while it read events: they are to an event what unclean ends of a process are (I-12).
@@ -154,19 +156,20 @@ impl CollectionIndexer {
 
     /// Hides documents although nothing can be published: that is one swing.
     async fn erase(&self, wish: &crate::erase::Wish) -> Result<u64, IndexerError> {
-        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance).await?;
+        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance, self.epoch).await?;
         turn.erase(wish).await
     }
 
     /// Publishes the head again with a checkpoint before the first event of the log that is there now.
     async fn adopt_stream(&self) -> Result<(), IndexerError> {
-        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance).await?;
+        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance, self.epoch).await?;
         let stream = self.deps.bus.open(&self.name).await?;
         turn.adopt(stream).await
     }
 
     async fn turn(&mut self, token: &CancellationToken) -> Result<(), IndexerError> {
-        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance).await?;
+        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance, self.epoch).await?;
+        self.epoch = Some(turn.epoch);
         turn.beware(self.panics);
         turn.check_stream().await?;
         // A panic ends the turn and not the process: other collections go on, and so does this one.

@@ -263,6 +263,7 @@ impl Indexer {
             commands,
             instance: self.instance.clone(),
             panics: crate::collection::Panics::default(),
+            epoch: None,
         };
         self.tasks.spawn(format!("indexer of {name}"), async move {
             worker.run(token.clone()).await;

@@ -93,15 +93,21 @@ pub(crate) struct Change {
 }
 
 impl<'a> Turn<'a> {
+    /// Claims; `before` is the epoch of this process's last turn.
     pub(crate) async fn begin(
         deps: &'a IndexerDeps,
         name: &'a CollectionName,
         handle: &'a Handle,
         instance: &'a str,
+        before: Option<u64>,
     ) -> Result<Self, IndexerError> {
         let (store, now) = (&*deps.store, Timestamp(deps.clock.now_ns()));
         let nonce = commit::nonce();
-        let pointer = commit::swing(store, name, nonce.clone(), |p| p.claim(instance, nonce.clone(), now)).await?;
+        let pointer = commit::swing(store, name, nonce.clone(), |p| match before {
+            Some(epoch) => p.claim_again(epoch, instance, nonce.clone(), now),
+            None => p.claim(instance, nonce.clone(), now),
+        })
+        .await?;
         let writer = pointer
             .writer
             .clone()

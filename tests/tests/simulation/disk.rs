@@ -117,6 +117,19 @@ impl Disk {
         inner.objects.get(key).or_else(|| inner.gone.get(key)).cloned()
     }
 
+    /// The first of these keys under which there is nothing, or something else.
+    pub(crate) fn missing<'f>(&self, files: &'f [(String, Option<(Digest, u64)>)]) -> Option<&'f str> {
+        let inner = self.lock();
+        let is_there = |key: &str, expected: &Option<(Digest, u64)>| {
+            let object = inner.objects.get(key);
+            object.is_some_and(|object| {
+                expected.is_none_or(|(digest, bytes)| object.digest == digest && object.bytes.len() as u64 == bytes)
+            })
+        };
+        let mut missing = files.iter().filter(|(key, expected)| !is_there(key, expected));
+        missing.next().map(|(key, _)| key.as_str())
+    }
+
     pub(crate) fn keys(&self) -> Vec<String> {
         self.lock().objects.keys().cloned().collect()
     }
@@ -175,9 +188,10 @@ impl Disk {
         }
         inner.writes += 1;
         let (tag, now) = (Tag(format!("w{}", inner.writes)), inner.now);
-        let asked_at = inner.asked.get(&Digest::of(&bytes)).copied().unwrap_or(now);
+        let digest = Digest::of(&bytes);
+        let asked_at = inner.asked.get(&digest).copied().unwrap_or(now);
         let object = Object {
-            digest: Digest::of(&bytes),
+            digest,
             bytes: bytes.clone(),
             tag: tag.clone(),
             modified: now,

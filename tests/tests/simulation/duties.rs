@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use verdigris_core::digest::Digest;
-use verdigris_core::pointer::{KeptRelease, Pointer, RejectedEvents};
+use verdigris_core::pointer::{KeptRelease, LineageRole, Pointer, RejectedEvents};
 use verdigris_store::keys;
 
 use super::disk::Disk;
-use super::{Verdict, hold, name};
+use super::{Verdict, beside, hold, name};
 
 /// How the seats of owners of rollouts begin; all others are indexers.
 pub(crate) const OWNER: &str = "up/";
@@ -95,6 +95,12 @@ fn indexer(by: &str, before: &Pointer, after: &Pointer) -> Verdict<()> {
 /// I-18: a lineage that is built or followed as it should be is given up by its owner alone, or by going back.
 fn given_up(before: &Pointer, after: &Pointer) -> Verdict<()> {
     let went_back = after.generation > before.generation && after.publish_hold().is_some();
+    // A way back makes room for a window that is published as a candidate.
+    let makes_room = before
+        .other
+        .as_ref()
+        .is_some_and(|other| other.role == LineageRole::WayBack);
+    let went_back = went_back || (makes_room && beside::is_candidate_alone(before, after));
     let named = |pointer: &Pointer| -> BTreeSet<String> {
         let builds = pointer.builds.iter().map(|build| &build.lineage);
         let other = pointer.other.iter().map(|other| &other.lineage);
@@ -147,9 +153,13 @@ fn same_releases(before: &Pointer, after: &Pointer) -> bool {
 }
 
 /// What retention may let go, written without a look at how the product does it.
-pub(crate) fn retained(before: &Pointer, after: &Pointer, now: i64) -> Verdict<()> {
+/// Those in `dropped` an erase lets go.
+pub(crate) fn retained(before: &Pointer, after: &Pointer, now: i64, dropped: &BTreeSet<u64>) -> Verdict<()> {
     let stays = |release: &KeptRelease| after.kept.iter().any(|kept| kept.generation == release.generation);
     for (n, gone) in before.kept.iter().enumerate().filter(|(_, release)| !stays(release)) {
+        if dropped.contains(&gone.generation) {
+            continue;
+        }
         let shown = || format!("I-10: release {} was let go", gone.generation);
         hold(!gone.pinned, || format!("{}, which is pinned", shown()))?;
         hold(before.kept.len() - n > 49, || {

@@ -11,7 +11,7 @@ use verdigris_store::keys;
 use super::log::Replaced;
 use super::seat::Weather;
 use super::story::Story;
-use super::{Verdict, hold, name};
+use super::{Verdict, erasing, hold, name};
 
 const SECOND: i64 = 1_000_000_000;
 /// Time in which everything comes to rest, in halves of a second.
@@ -73,6 +73,9 @@ impl Story {
             if n % 8 == 7 {
                 self.goes_on(&pointer);
             }
+            if n % 4 == 3 && self.awaits_promotion(&pointer) {
+                self.owner_acts().await?;
+            }
             self.pass(Duration::from_millis(500)).await;
             self.look()?;
         }
@@ -90,6 +93,12 @@ impl Story {
         ))
     }
 
+    /// Whether a window waits as a candidate: nothing is published until an owner decides.
+    fn awaits_promotion(&self, pointer: &Pointer) -> bool {
+        let newest = pointer.active.as_ref().map(|active| active.generation);
+        pointer.other.as_ref().map(|other| other.generation) > newest
+    }
+
     fn is_at_rest(&self, pointer: &Pointer) -> bool {
         let known = pointer
             .active
@@ -97,7 +106,8 @@ impl Story {
             .and_then(|active| self.judge.known(&active.manifest));
         let has_all = known.is_some_and(|known| known.checkpoint == self.log.last());
         let stands = pointer.staged.is_some() || pointer.publish_hold().is_some();
-        has_all && !stands && pointer.builds.is_empty()
+        let is_removed = pointer.erased.as_ref().is_none_or(|erased| erased.removed);
+        has_all && !stands && pointer.builds.is_empty() && is_removed
     }
 
     /// The other lineage follows by itself.
@@ -148,6 +158,7 @@ impl Story {
         }
         let pointer = self.judge.pointer()?;
         self.judge.leftovers.nothing_else(&pointer, &self.disk)?;
+        erasing::nothing_is_left(&self.disk, &pointer)?;
         hold(self.is_at_rest(&pointer), || {
             "I-1: the story goes on after its end".to_owned()
         })

@@ -52,7 +52,7 @@ impl Events {
         }
     }
 
-    fn id(&mut self) -> String {
+    pub(crate) fn id(&mut self) -> String {
         format!("d{}", self.dice.within(0..self.ids))
     }
 

@@ -1,9 +1,11 @@
 //! Whether what the store and the bus show is allowed: each swing by itself, each release against the model.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use verdigris_core::dead_letter;
+use verdigris_core::digest::Digest;
 use verdigris_core::manifest::{LineageId, Manifest, PublishReason};
 use verdigris_core::pointer::{KeptRelease, LineagePointer, ManifestReference, Pointer};
 use verdigris_store::keys;
@@ -13,12 +15,14 @@ use super::leftovers::Leftovers;
 use super::log::Log;
 use super::model::Model;
 use super::reading::Reading;
-use super::{Verdict, duties, hold, name};
+use super::{Verdict, beside, duties, erasing, hold, name};
 
 /// The reason of an event that ended whoever read it.
 const CRASHED: &str = "CRASHED_INDEXER";
 /// The reason of an event that a person rejected.
 const REJECTED: &str = "REJECTED";
+/// The reason of an event for a document that was erased.
+const ERASED: &str = "ERASED";
 /// Words of a rollback, before the generation.
 pub(crate) const BACK_TO: &str = "back to ";
 
@@ -28,6 +32,8 @@ pub(crate) struct Known {
     pub(crate) checkpoint: u64,
     /// Events up to the checkpoint that are not in it.
     pub(crate) left_out: Arc<BTreeSet<u64>>,
+    /// Erased documents that are not in it any more.
+    pub(crate) absent: Arc<BTreeSet<String>>,
 }
 
 /// A move of traffic that somebody asked for.
@@ -52,7 +58,7 @@ impl Counts {
 pub(crate) struct Judge {
     disk: Arc<Disk>,
     log: Arc<Log>,
-    reading: Reading,
+    pub(crate) reading: Reading,
     pub(crate) leftovers: Leftovers,
     /// By path of the manifest.
     known: BTreeMap<String, Known>,
@@ -63,6 +69,12 @@ pub(crate) struct Judge {
     /// Every event that a person ever rejected.
     rejected: BTreeSet<u64>,
     nonces: BTreeSet<String>,
+    /// Who ever had the turn of an indexer.
+    writers: BTreeSet<String>,
+    read: RefCell<Vec<(Digest, Arc<Pointer>)>>,
+    /// Every document that was ever erased, and those that were when the staged release was made.
+    erased: BTreeSet<String>,
+    erased_when_staged: BTreeSet<String>,
     /// Moves of traffic that were asked for.
     pub(crate) wanted: Vec<Wanted>,
     /// Processes that there were: each may have taken the turn from one that did not say goodbye.
@@ -82,6 +94,10 @@ impl Judge {
             letters: BTreeMap::new(),
             rejected: BTreeSet::new(),
             nonces: BTreeSet::new(),
+            writers: BTreeSet::new(),
+            read: RefCell::default(),
+            erased: BTreeSet::new(),
+            erased_when_staged: BTreeSet::new(),
             wanted: Vec::new(),
             processes: 0,
             counts: Counts::default(),
@@ -91,7 +107,20 @@ impl Judge {
     /// The pointer as it is.
     pub(crate) fn pointer(&self) -> Verdict<Pointer> {
         let object = self.disk.look(&keys::pointer(&name())).ok_or("there is no pointer")?;
-        Pointer::decode(&object.bytes).map_err(|error| format!("the pointer cannot be read: {error}"))
+        Ok((*self.read(object.digest, &object.bytes)?).clone())
+    }
+
+    /// A pointer; the newest two are remembered.
+    fn read(&self, digest: Digest, bytes: &[u8]) -> Verdict<Arc<Pointer>> {
+        let mut read = self.read.borrow_mut();
+        if let Some((_, pointer)) = read.iter().find(|(known, _)| *known == digest) {
+            return Ok(pointer.clone());
+        }
+        let pointer = Pointer::decode(bytes).map_err(|error| format!("the pointer cannot be read: {error}"))?;
+        let pointer = Arc::new(pointer);
+        read.truncate(1);
+        read.insert(0, (digest, pointer.clone()));
+        Ok(pointer)
     }
 
     /// What a release lacks of the events up to its checkpoint.
@@ -99,14 +128,24 @@ impl Judge {
         self.known.get(&reference.path)
     }
 
+    pub(crate) fn know(&mut self, reference: &ManifestReference, known: Known) {
+        self.known.insert(reference.path.clone(), known);
+    }
+
+    pub(crate) fn note_published(&mut self, generation: u64, checkpoint: u64) {
+        self.published.insert(generation, checkpoint);
+    }
+
     /// Whether a swing with this nonce was ever made (I-5).
     pub(crate) fn was_swung(&self, nonce: &str) -> bool {
         self.nonces.contains(nonce)
     }
 
-    /// Judges all that the store did since.
+    /// Judges all that the store did since. Where it did nothing, all is as it was.
     pub(crate) fn look(&mut self, model: &Model) -> Verdict<()> {
-        for deed in self.disk.take_deeds() {
+        let deeds = self.disk.take_deeds();
+        let is_still = deeds.is_empty();
+        for deed in deeds {
             match deed {
                 Deed::Swung(swing) => self.swung(&swing, model)?,
                 Deed::Came(key) => self.came(&key, model)?,
@@ -114,16 +153,6 @@ impl Judge {
             }
         }
         let pointer = self.pointer()?;
-        for lineage in [&pointer.active, &pointer.other].into_iter().flatten() {
-            self.reading.whole(&lineage.manifest)?;
-        }
-        for kept in pointer
-            .kept
-            .iter()
-            .chain(pointer.staged.iter().map(|staged| &staged.release))
-        {
-            self.reading.whole(&kept.manifest)?;
-        }
         let oldest = pointer.kept.iter().map(|kept| kept.checkpoint).min().unwrap_or(0);
         hold(self.log.first_kept() <= oldest.max(1), || {
             format!(
@@ -131,6 +160,16 @@ impl Judge {
                 self.log.first_kept()
             )
         })?;
+        if is_still {
+            return Ok(());
+        }
+        for lineage in [&pointer.active, &pointer.other].into_iter().flatten() {
+            self.reading.whole(&lineage.manifest)?;
+        }
+        let staged = pointer.staged.iter().map(|staged| &staged.release);
+        for kept in pointer.kept.iter().chain(staged) {
+            self.reading.whole(&kept.manifest)?;
+        }
         self.leftovers.builds_are_there(&pointer, &self.disk)
     }
 
@@ -152,13 +191,20 @@ impl Judge {
         for letter in letters {
             let sequence = letter.position.sequence;
             let event = self.log.event(sequence);
-            hold(letter.payload_bytes() == event.payload, || {
-                format!("I-12: the letter of event {sequence} is not that event")
-            })?;
             let told = model.event(sequence);
+            let is_kept = letter.payload_bytes() == event.payload;
+            let is_whole = if letter.reason == ERASED {
+                letter.payload_bytes().is_empty()
+            } else {
+                is_kept
+            };
+            hold(is_whole, || {
+                format!("I-12: the letter of event {sequence} is not that event, or I-14: it is")
+            })?;
             let is_right = match letter.reason.as_str() {
                 CRASHED => told.is_poison || self.processes >= 3,
                 REJECTED => true,
+                ERASED => self.erased.contains(&told.id),
                 reason => told.bad == Some(reason),
             };
             hold(is_right, || {
@@ -170,18 +216,16 @@ impl Judge {
     }
 
     fn swung(&mut self, swing: &Swing, model: &Model) -> Verdict<()> {
-        let read =
-            |bytes: &[u8]| Pointer::decode(bytes).map_err(|error| format!("the pointer cannot be read: {error}"));
-        let after = read(&swing.after)?;
+        let read = |bytes: &[u8]| self.read(Digest::of(bytes), bytes);
+        let (before, after) = (swing.before.as_deref().map(read).transpose()?, read(&swing.after)?);
         after.check().map_err(|error| format!("{error}"))?;
         hold(self.nonces.insert(after.nonce.clone()), || {
             format!("I-5: nonce {} twice", after.nonce)
         })?;
-        let Some(before) = &swing.before else {
+        let Some(before) = before else {
             self.leftovers.named(&after, swing.asked_at, &self.reading)?;
             return Ok(());
         };
-        let before = read(before)?;
         let shown = || format!("swing {} by {}", after.sequence, swing.by);
         hold(after.sequence == before.sequence + 1, || {
             format!("I-5: {}: sequence", shown())
@@ -203,10 +247,16 @@ impl Judge {
             )
         })?;
         duties::allowed(&swing.by, &before, &after).map_err(|why| format!("{}: {why}", shown()))?;
+        self.claimed(&before, &after)?;
         if let Some(list) = &after.rejected {
             self.rejected.extend(duties::rejected(&self.disk, list)?);
         }
-        if is_publish {
+        let dropped = self
+            .erased(&before, &after)
+            .map_err(|why| format!("{}: {why}", shown()))?;
+        if is_publish && beside::is_candidate_alone(&before, &after) {
+            self.candidate_alone(&before, &after, model)?;
+        } else if is_publish {
             self.published(swing, &before, &after, model)?;
         } else if lineage(&after.active) != lineage(&before.active) {
             self.flipped(&before, &after)
@@ -217,47 +267,39 @@ impl Judge {
                 format!("I-3: {}: another release of the same generation", shown())
             })?;
         }
-        duties::retained(&before, &after, swing.at).map_err(|why| format!("{}: {why}", shown()))?;
+        duties::retained(&before, &after, swing.at, &dropped).map_err(|why| format!("{}: {why}", shown()))?;
         self.leftovers.named(&after, swing.asked_at, &self.reading)
     }
 
-    fn flipped(&mut self, before: &Pointer, after: &Pointer) -> Verdict<()> {
-        let (Some(left), Some(comes)) = (&before.active, &before.other) else {
-            return Err("I-19: a flip without another lineage".to_owned());
+    /// I-4: one that lost its turn never claims again by itself.
+    fn claimed(&mut self, before: &Pointer, after: &Pointer) -> Verdict<()> {
+        let (was, is) = (before.writer.as_ref(), after.writer.as_ref());
+        let Some(claimed) = is.filter(|is| was.is_none_or(|was| was.epoch != is.epoch)) else {
+            return Ok(());
         };
-        let now = after.active.as_ref().expect("checked before");
-        hold(now.lineage == comes.lineage && now.manifest == comes.manifest, || {
-            "I-19: a flip to a stranger".to_owned()
-        })?;
-        let is_return = comes.role == verdigris_core::pointer::LineageRole::WayBack;
-        let wanted = self
-            .wanted
-            .iter()
-            .find(|wanted| wanted.lineage == comes.lineage && wanted.is_return == is_return);
-        let wanted = wanted.ok_or("I-19: a flip that nobody asked for")?;
-        hold(wanted.stale || comes.generation == left.generation, || {
-            format!("I-9: a flip to generation {} of {}", comes.generation, left.generation)
-        })?;
-        let is_held = before.promotion_hold.is_some() || before.publish_hold().is_some();
-        hold(is_return || !is_held, || "I-9: promoted while held".to_owned())?;
-        hold(!is_return || after.promotion_hold.is_some(), || {
-            "I-9: a return that does not stick".to_owned()
-        })?;
-        hold(manifest(&after.other) == Some(&left.manifest), || {
-            "I-9: the way back is gone".to_owned()
-        })?;
-        let theirs = before.other_settings.as_ref().unwrap_or(&before.settings);
-        hold(after.settings == *theirs, || {
-            "I-17: settings did not change places".to_owned()
-        })?;
-        hold(after.other_settings.as_ref() == Some(&before.settings), || {
-            "I-17: settings of the way back are not its own".to_owned()
-        })?;
-        hold(after.staged.is_none(), || {
-            "I-3: a staged release outlives its lineage".to_owned()
-        })?;
-        self.counts.count(if is_return { "returns" } else { "promotions" });
-        Ok(())
+        let is_anew = self.writers.insert(claimed.id.clone()) || was.is_some_and(|was| was.id == claimed.id);
+        hold(is_anew, || {
+            format!("I-4: {} lost its turn to {was:?} and claims again", claimed.id)
+        })
+    }
+
+    /// I-14; the kept releases that an erase may let go.
+    fn erased(&mut self, before: &Pointer, after: &Pointer) -> Verdict<BTreeSet<u64>> {
+        let (was, is) = (
+            erasing::listed(&self.disk, before)?,
+            erasing::listed(&self.disk, after)?,
+        );
+        erasing::for_ever(&self.disk, &mut self.reading, &was, &is, after)?;
+        self.erased.extend(erasing::ids(&is));
+        if before.staged.is_none() && after.staged.is_some() {
+            self.erased_when_staged = erasing::ids(&was);
+        }
+        if is.len() > was.len() {
+            self.counts.count("erases");
+        } else if after.erased != before.erased {
+            self.counts.count("erases that ended");
+        }
+        erasing::dropped(&mut self.reading, before, after, &is)
     }
 
     fn published(&mut self, swing: &Swing, before: &Pointer, after: &Pointer, model: &Model) -> Verdict<()> {
@@ -294,8 +336,8 @@ impl Judge {
             _ => "others",
         });
         let known = self.settled(&manifest, known, model)?;
-        self.published.insert(after.generation, known.checkpoint);
-        self.known.insert(active.manifest.path.clone(), known.clone());
+        self.note_published(after.generation, known.checkpoint);
+        self.know(&active.manifest, known.clone());
         if let Some(other) = after
             .other
             .as_ref()
@@ -303,32 +345,6 @@ impl Judge {
         {
             self.carried(&manifest, other, known, model)?;
         }
-        Ok(())
-    }
-
-    /// I-18: the other lineage of the same generation holds the same.
-    fn carried(&mut self, active: &Manifest, other: &LineagePointer, known: Known, model: &Model) -> Verdict<()> {
-        self.reading.whole(&other.manifest)?;
-        let manifest = self.reading.manifest(&other.manifest)?;
-        let shown = || format!("I-18: generation {} of {}", manifest.generation, other.lineage);
-        hold(manifest.content == active.content, || {
-            format!("{}: other content", shown())
-        })?;
-        hold(manifest.documents == active.documents, || {
-            format!("{}: other documents", shown())
-        })?;
-        hold(manifest.checkpoint == active.checkpoint, || {
-            format!("{}: another checkpoint", shown())
-        })?;
-        let documents = model.documents(known.checkpoint, &known.left_out);
-        self.reading
-            .check(&manifest, &documents)
-            .map_err(|why| format!("I-18: {why}"))?;
-        if manifest.reason == PublishReason::Merge {
-            self.counts.count("merges of the other");
-        }
-        self.counts.count("carried");
-        self.known.insert(other.manifest.path.clone(), known);
         Ok(())
     }
 
@@ -368,7 +384,13 @@ impl Judge {
     }
 
     /// What the release may lack. More than one where an event that was read alone at a crash may have been set aside.
-    fn went_on(&self, before: &Pointer, after: &Pointer, manifest: &Manifest, model: &Model) -> Verdict<Vec<Known>> {
+    pub(crate) fn went_on(
+        &self,
+        before: &Pointer,
+        after: &Pointer,
+        manifest: &Manifest,
+        model: &Model,
+    ) -> Verdict<Vec<Known>> {
         hold(before.publish_hold().is_none(), || {
             "I-3: published while held".to_owned()
         })?;
@@ -382,11 +404,11 @@ impl Judge {
             None => Known {
                 checkpoint: 0,
                 left_out: Arc::default(),
+                absent: Arc::default(),
             },
             Some(active) => {
-                hold(active.lineage == manifest.lineage, || {
-                    "I-3: another lineage without a flip".to_owned()
-                })?;
+                let is_same = active.lineage == manifest.lineage || beside::is_candidate_alone(before, after);
+                hold(is_same, || "I-3: another lineage without a flip".to_owned())?;
                 self.known
                     .get(&active.manifest.path)
                     .cloned()
@@ -402,17 +424,34 @@ impl Judge {
             Some(list) => duties::rejected(&self.disk, list)?,
             None => BTreeSet::new(),
         };
+        let listed = erasing::ids(&erasing::listed(&self.disk, before)?);
+        let mut absent = (*parent.absent).clone();
+        if manifest.reason == PublishReason::Erase {
+            absent.extend(listed.iter().cloned());
+        }
+        let absent = Arc::new(absent);
+        let erased = if before.staged.is_some() {
+            &self.erased_when_staged
+        } else {
+            &listed
+        };
         let (mut left_out, mut doubtful) = ((*parent.left_out).clone(), Vec::new());
         for sequence in from + 1..=to {
             let reasons = self.letters.get(&sequence);
             let has = |reason: &str| reasons.is_some_and(|reasons| reasons.contains(reason));
             let has_crashed = has(CRASHED);
-            if now_rejected.contains(&sequence) {
+            let event = model.event(sequence);
+            if erased.contains(&event.id) && (event.bad.is_none() || has(ERASED)) {
+                hold(has(ERASED), || {
+                    format!("I-14: event {sequence} for an erased document has no letter")
+                })?;
+                left_out.insert(sequence);
+            } else if now_rejected.contains(&sequence) {
                 hold(has(REJECTED) || has_crashed, || {
                     format!("I-12: event {sequence} was rejected and has no letter")
                 })?;
                 left_out.insert(sequence);
-            } else if let Some(bad) = model.event(sequence).bad {
+            } else if let Some(bad) = event.bad {
                 hold(has(bad) || has_crashed, || {
                     format!("I-12: event {sequence} ({bad}) has no letter")
                 })?;
@@ -424,6 +463,7 @@ impl Judge {
         let known = |left_out| Known {
             checkpoint: to,
             left_out: Arc::new(left_out),
+            absent: absent.clone(),
         };
         doubtful.truncate(4);
         let choices = (0..1u32 << doubtful.len()).map(|choice| {
@@ -440,13 +480,13 @@ impl Judge {
     }
 
     /// The one of these that the release is.
-    fn settled(&mut self, manifest: &Manifest, known: Vec<Known>, model: &Model) -> Verdict<Known> {
+    pub(crate) fn settled(&mut self, manifest: &Manifest, known: Vec<Known>, model: &Model) -> Verdict<Known> {
         let mut first = None;
         for known in known {
-            match self
-                .reading
-                .check(manifest, &model.documents(known.checkpoint, &known.left_out))
-            {
+            match self.reading.check(
+                manifest,
+                &model.documents(known.checkpoint, &known.left_out, &known.absent),
+            ) {
                 Ok(()) => return Ok(known),
                 Err(why) => first = first.or(Some(why)),
             }
@@ -455,10 +495,10 @@ impl Judge {
     }
 }
 
-fn lineage(lineage: &Option<LineagePointer>) -> Option<&LineageId> {
+pub(crate) fn lineage(lineage: &Option<LineagePointer>) -> Option<&LineageId> {
     lineage.as_ref().map(|lineage| &lineage.lineage)
 }
 
-fn manifest(lineage: &Option<LineagePointer>) -> Option<&ManifestReference> {
+pub(crate) fn manifest(lineage: &Option<LineagePointer>) -> Option<&ManifestReference> {
     lineage.as_ref().map(|lineage| &lineage.manifest)
 }

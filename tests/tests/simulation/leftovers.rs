@@ -23,7 +23,7 @@ pub(crate) struct Leftovers {
 }
 
 /// The manifests that a pointer names.
-fn references(pointer: &Pointer) -> impl Iterator<Item = &ManifestReference> {
+pub(crate) fn references(pointer: &Pointer) -> impl Iterator<Item = &ManifestReference> {
     let lineages = [&pointer.active, &pointer.other]
         .into_iter()
         .flatten()
@@ -49,11 +49,19 @@ fn parts(pointer: &Pointer) -> impl Iterator<Item = String> {
 impl Leftovers {
     /// Notes what a swing names, and what it does not name any more.
     pub(crate) fn named(&mut self, pointer: &Pointer, at: i64, reading: &Reading) -> Verdict<()> {
-        let now: BTreeSet<&str> = references(pointer).map(|reference| reference.path.as_str()).collect();
+        let list = pointer.erased.iter().map(|erased| &erased.list.path);
+        let now: BTreeSet<&str> = references(pointer)
+            .map(|reference| reference.path.as_str())
+            .chain(list.clone().map(String::as_str))
+            .collect();
         for (path, until) in &mut self.manifests {
             if *until == i64::MAX && !now.contains(path.as_str()) {
                 *until = at;
             }
+        }
+        for path in list {
+            self.manifests.insert(path.clone(), i64::MAX);
+            self.needs.insert(path.clone(), [keys::object(&name(), path)].into());
         }
         for reference in references(pointer) {
             self.manifests.insert(reference.path.clone(), i64::MAX);
@@ -113,8 +121,14 @@ impl Leftovers {
                 .flatten()
                 .cloned(),
         );
+        needed.extend(
+            pointer
+                .erased
+                .iter()
+                .map(|erased| keys::object(&name(), &erased.list.path)),
+        );
         let of_releases = |key: &String| {
-            ["/releases/", "/segments/", "/dead/"]
+            ["/releases/", "/segments/", "/dead/", "/erased/"]
                 .iter()
                 .any(|folder| key.contains(folder))
         };

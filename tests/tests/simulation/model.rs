@@ -54,11 +54,11 @@ impl Model {
         &self.events[sequence as usize - 1]
     }
 
-    /// The documents after the events up to `checkpoint`, those in `left_out` apart.
-    pub(crate) fn documents(&self, checkpoint: u64, left_out: &BTreeSet<u64>) -> Documents {
+    /// The documents after the events up to `checkpoint`, those in `left_out` apart, without those that are `absent`.
+    pub(crate) fn documents(&self, checkpoint: u64, left_out: &BTreeSet<u64>, absent: &BTreeSet<String>) -> Documents {
         let mut by_id: BTreeMap<&str, Vec<&Told>> = BTreeMap::new();
         for (sequence, event) in (1..).zip(&self.events).take(checkpoint as usize) {
-            if !left_out.contains(&sequence) {
+            if !left_out.contains(&sequence) && !absent.contains(&event.id) {
                 by_id.entry(&event.id).or_default().push(event);
             }
         }

@@ -135,7 +135,7 @@ impl Reckless {
         while tokio::time::Instant::now() < until {
             let pointer = self.pointer().await?;
             let other = pointer.other.as_ref()?;
-            if other.generation == pointer.active.as_ref()?.generation {
+            if other.generation >= pointer.active.as_ref()?.generation {
                 return Some(pointer);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

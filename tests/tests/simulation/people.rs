@@ -5,8 +5,8 @@ use verdigris_core::pointer::Pointer;
 use verdigris_core::settings::Settings;
 use verdigris_proto::admin::admin_service_server::AdminService;
 use verdigris_proto::admin::{
-    AcceptStagedReleaseRequest, PinReleaseRequest, RebuildRequest, RejectStagedReleaseRequest, ResumePublishingRequest,
-    RetryStagedReleaseRequest, RollBackReleaseRequest, UpdateSettingsRequest,
+    AcceptStagedReleaseRequest, EraseDocumentsRequest, PinReleaseRequest, RebuildRequest, RejectStagedReleaseRequest,
+    ResumePublishingRequest, RetryStagedReleaseRequest, RollBackReleaseRequest, UpdateSettingsRequest,
 };
 
 use super::judge::BACK_TO;
@@ -23,6 +23,9 @@ impl Story {
     /// Somebody asks for something that fits what the pointer says.
     pub(crate) async fn person(&mut self) {
         let Ok(pointer) = self.judge.pointer() else { return };
+        if self.dice.once_in(6) {
+            return self.erase();
+        }
         let is_standing = pointer.publish_hold().is_some() || pointer.staged.is_some();
         if is_standing && !self.dice.once_in(4) {
             return self.goes_on(&pointer);
@@ -141,6 +144,24 @@ impl Story {
             told(
                 |done| format!("{} to read", done.unread_events),
                 admin.resume_publishing(Request::new(request)).await,
+            )
+        });
+    }
+
+    /// A few documents, whether they exist or not.
+    fn erase(&mut self) {
+        let ids: Vec<String> = (0..self.dice.within(1..3)).map(|_| self.events.id()).collect();
+        let Some(process) = self.process() else { return };
+        process.ask(format!("erase {ids:?}"), async move |admin| {
+            let request = EraseDocumentsRequest {
+                collection: name().to_string(),
+                ids,
+                actor: ACTOR.to_owned(),
+                reason: "by letter".to_owned(),
+            };
+            told(
+                |done| format!("{} hidden", done.hidden),
+                admin.erase_documents(Request::new(request)).await,
             )
         });
     }

@@ -1,5 +1,6 @@
 //! What a release holds, read from its files row by row, beside what it must hold.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -25,9 +26,17 @@ struct Row {
     shown: Option<(BTreeMap<String, Value>, Vec<f32>)>,
 }
 
+/// A manifest that was read, and each file that it needs, with digest and length where the manifest says them.
+struct Named {
+    own: ManifestReference,
+    manifest: Arc<Manifest>,
+    files: Vec<(String, Option<(Digest, u64)>)>,
+}
+
 /// Reads releases; each segment once.
 pub(crate) struct Reading {
     disk: Arc<Disk>,
+    named: RefCell<BTreeMap<String, Arc<Named>>>,
     segments: BTreeMap<SegmentId, Arc<Vec<Row>>>,
     embedders: BTreeMap<u32, HashEmbedder>,
 }
@@ -36,42 +45,53 @@ impl Reading {
     pub(crate) fn new(disk: &Arc<Disk>) -> Self {
         Self {
             disk: disk.clone(),
+            named: RefCell::default(),
             segments: BTreeMap::new(),
             embedders: BTreeMap::new(),
         }
     }
 
-    /// A manifest that is there, or was.
-    pub(crate) fn manifest(&self, reference: &ManifestReference) -> Verdict<Manifest> {
+    /// A manifest that is there, or was. Each is read once: what a key names never changes.
+    pub(crate) fn manifest(&self, reference: &ManifestReference) -> Verdict<Arc<Manifest>> {
+        Ok(self.named(reference)?.manifest.clone())
+    }
+
+    fn named(&self, reference: &ManifestReference) -> Verdict<Arc<Named>> {
+        if let Some(known) = self.named.borrow().get(&reference.path)
+            && known.own.digest == reference.digest
+        {
+            return Ok(known.clone());
+        }
         let key = keys::object(&name(), &reference.path);
         let object = self.disk.look_back(&key).ok_or(format!("I-2: {key} never was"))?;
         hold(object.digest == reference.digest, || {
             format!("I-2: {key} has another digest")
         })?;
-        Manifest::decode(&object.bytes).map_err(|error| format!("I-2: {key}: {error}"))
+        let manifest = Manifest::decode(&object.bytes).map_err(|error| format!("I-2: {key}: {error}"))?;
+        let mut files: BTreeMap<String, Option<(Digest, u64)>> = keys_of(&manifest)
+            .map(|path| (keys::object(&name(), path), None))
+            .collect();
+        for segment in &manifest.segments {
+            for file in [&segment.files.vectors, &segment.files.rows] {
+                files.insert(keys::object(&name(), &file.path), Some((file.digest, file.bytes)));
+            }
+        }
+        files.insert(key, Some((object.digest, object.bytes.len() as u64)));
+        let named = Arc::new(Named {
+            own: reference.clone(),
+            manifest: Arc::new(manifest),
+            files: files.into_iter().collect(),
+        });
+        self.named.borrow_mut().insert(reference.path.clone(), named.clone());
+        Ok(named)
     }
 
     /// I-2: everything that a release names is there with the right digest.
     pub(crate) fn whole(&self, reference: &ManifestReference) -> Verdict<()> {
-        let there = |path: &str| {
-            let key = keys::object(&name(), path);
-            self.disk
-                .look(&key)
-                .ok_or(format!("I-2: {key} of {} is not there", reference.path))
-        };
-        there(&reference.path)?;
-        let manifest = self.manifest(reference)?;
-        for path in keys_of(&manifest) {
-            there(path)?;
+        match self.disk.missing(&self.named(reference)?.files) {
+            Some(key) => Err(format!("I-2: {key} of {} is not there, or another", reference.path)),
+            None => Ok(()),
         }
-        for segment in &manifest.segments {
-            for file in [&segment.files.vectors, &segment.files.rows] {
-                let object = there(&file.path)?;
-                let is_right = object.digest == file.digest && object.bytes.len() as u64 == file.bytes;
-                hold(is_right, || format!("I-2: {} has another digest", file.path))?;
-            }
-        }
-        Ok(())
     }
 
     /// I-13, I-14, I-17: the release holds these documents, each once, their ghosts, their vectors and nothing else.
@@ -117,6 +137,28 @@ impl Reading {
         hold(manifest.documents == exist, || {
             format!("I-13: {shown}: {} documents are said to be {exist}", manifest.documents)
         })
+    }
+
+    /// One of these documents of which a segment of the release has a row, dead or alive.
+    pub(crate) fn holds(&mut self, reference: &ManifestReference, ids: &BTreeSet<String>) -> Verdict<Option<String>> {
+        let manifest = self.manifest(reference)?;
+        for entry in &manifest.segments {
+            let held = self.held_by(entry, manifest.dimension, ids)?;
+            if held.is_some() {
+                return Ok(held);
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn held_by(
+        &mut self,
+        entry: &SegmentEntry,
+        dimension: u32,
+        ids: &BTreeSet<String>,
+    ) -> Verdict<Option<String>> {
+        let rows = self.segment(entry, dimension)?;
+        Ok(rows.iter().find(|row| ids.contains(&row.id)).map(|row| row.id.clone()))
     }
 
     fn check_vector(

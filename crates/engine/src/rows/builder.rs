@@ -25,8 +25,9 @@ use crate::words::{CodesTokenizer, WordsTokenizer};
 const MEMORY_BYTES_MAX: usize = 3 << 30;
 /// Rows between two looks at the memory: looking walks all columns.
 const MEMORY_CHECK_ROWS: u32 = 4_096;
-/// What sizes Tantivy's first hash table; the table grows as needed.
-const MEMORY_BYTES_HINT: usize = 64 << 20;
+/// What sizes Tantivy's first hash table, which is filled with zeros and walked whole for each segment, however few rows
+/// it has; the table grows as needed.
+const MEMORY_BYTES_HINT: usize = 1 << 20;
 /// States are packed together up to this size. A hit unpacks a whole block for its one state.
 const STATE_BLOCK_BYTES: usize = 4 << 10;
 /// The name under which every segment's Tantivy files go, instead of a random one.
