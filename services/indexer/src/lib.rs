@@ -29,6 +29,7 @@ pub mod progress;
 mod publish;
 mod rebuild;
 mod rebuilding;
+mod recall;
 mod releases;
 mod resync;
 mod shown;

@@ -16,7 +16,7 @@ use verdigris_store::collection::{self as objects, SeenPointer};
 use crate::Search;
 use crate::answer::{chain, reason_of_read};
 use crate::following::Start;
-use crate::lineages::{Followed, NotServed, Problem, Served};
+use crate::lineages::{Followed, LineageState, LineageView, NotServed, Problem, Served};
 use crate::open::{of_read, open};
 use crate::warm::warm;
 
@@ -209,6 +209,11 @@ async fn follow_to(search: &Arc<Search>, followed: &Followed, seen: &SeenPointer
         metrics.answers(&followed.name, before.as_ref(), &manifest.lineage);
         metrics.swapped(&followed.name, manifest, began.elapsed());
         search.log.settings(&followed.name, &served.settings.queries).await;
+    }
+    let hidden = followed.hidden().without_removed(pointer);
+    let is_open = |view: &LineageView<'_>| view.state == LineageState::Warm;
+    if let Some(hidden) = hidden.filter(|_| followed.lineages().views().iter().all(is_open)) {
+        followed.hide(hidden);
     }
     search.deps.readiness.ready(followed.name.as_str());
     Ok(())

@@ -299,14 +299,10 @@ fn standstill_of(indexer: Arc<Indexer>) -> StandstillOf {
 fn forget_queries(searching: Arc<OnceLock<Arc<Search>>>) -> ForgetQueries {
     Arc::new(move |name, ids| {
         let (searching, name) = (searching.clone(), name.clone());
-        let ids: Vec<String> = ids.iter().map(|id| id.to_lowercase()).collect();
         Box::pin(async move {
             // The indexer begins first, and asks again.
             let search = searching.get().ok_or(std::io::ErrorKind::NotConnected)?;
-            let says = move |query: &LoggedQuery| {
-                let (text, filter) = (query.text.to_lowercase(), query.filter.to_lowercase());
-                ids.iter().any(|id| text.contains(id) || filter.contains(id))
-            };
+            let says = move |query: &LoggedQuery| ids.iter().any(|id| query.names(id));
             search.delete_logged_queries(&name, says).await.map(|_| ())
         })
     })

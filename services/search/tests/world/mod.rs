@@ -15,9 +15,11 @@ use bytes::Bytes;
 use prometheus::Registry;
 use tempfile::TempDir;
 use tonic::{Request, Status};
+use verdigris_core::digest::Digest;
+use verdigris_core::erasure::{ErasedBy, ErasedList};
 use verdigris_core::manifest::{LineageId, Manifest, SettingsReference};
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::{KeptRelease, LineagePointer, LineageRole, ManifestReference, Pointer};
+use verdigris_core::pointer::{Erased, KeptRelease, LineagePointer, LineageRole, ManifestReference, Pointer};
 use verdigris_core::settings::Settings;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_embed::{Embedder, Embedders};
@@ -139,6 +141,27 @@ impl World {
         let body = Body::Bytes(Bytes::from(next.encode()));
         let put = self.store.put(&keys::pointer(&name()), body, Precondition::Any).await;
         put.expect("written");
+    }
+
+    /// These are erased, as the pointer says that is written next.
+    pub(crate) async fn erase_with_next(&self, ids: &[&str], removed: bool) {
+        let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
+        let by = ErasedBy {
+            actor: "ada",
+            reason: "asked to",
+            at: Timestamp(1),
+        };
+        let list = ErasedList::default().with(&ids, by, false).expect("new ones");
+        let bytes = serde_json::to_vec(&list).expect("texts are JSON");
+        let (path, digest) = (ErasedList::path(1, "n"), Digest::of(&bytes));
+        let key = keys::object(&name(), &path);
+        let put = self.store.put(&key, Body::Bytes(bytes.into()), Precondition::Any).await;
+        put.expect("written");
+        self.pointer.lock().expect("whole").erased = Some(Erased {
+            list: ManifestReference { path, digest },
+            removed,
+            earlier: Vec::new(),
+        });
     }
 
     /// The file of a release's first segment.
