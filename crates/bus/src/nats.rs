@@ -42,8 +42,10 @@ use self::waiting::Watcher;
 use crate::bus::{Appended, Bus, BusEvent, NewEvent, ReadLimits, Retention, StreamState, check_append};
 use crate::error::BusError;
 
-/// Appends of one handle under way at once: a broker takes 50 atomic batches of a stream at a time, from all of them.
-const APPENDS_MAX: usize = 8;
+/// Appends of one event under way at once, of one handle.
+const SINGLES_MAX: usize = 256;
+/// Appends of several: a broker takes 50 atomic batches of a stream at a time, from all handles.
+const BATCHES_MAX: usize = 8;
 /// How often a waiter looks by itself while the broker is away.
 const OUTAGE_LOOK: Duration = Duration::from_millis(500);
 /// How often a read begins anew because the collection was forgotten meanwhile.
@@ -53,7 +55,8 @@ const READS_MAX: usize = 3;
 pub struct NatsBus {
     link: Arc<Link>,
     append_timeout: Duration,
-    appends: Semaphore,
+    singles: Semaphore,
+    batches: Semaphore,
     sessions: Sessions,
     anchors: Anchors,
     watcher: Watcher,
@@ -69,7 +72,8 @@ impl NatsBus {
         Ok(Self {
             link: Arc::new(link),
             append_timeout: options.append_timeout,
-            appends: Semaphore::new(APPENDS_MAX),
+            singles: Semaphore::new(SINGLES_MAX),
+            batches: Semaphore::new(BATCHES_MAX),
             sessions: Sessions::default(),
             anchors: Anchors::default(),
             watcher: Watcher::new(),
@@ -159,7 +163,8 @@ impl Bus for NatsBus {
     async fn append(&self, collection: &CollectionName, events: Vec<NewEvent>) -> Result<Appended, BusError> {
         check_append(collection, &events)?;
         let deadline = Instant::now() + self.append_timeout;
-        let permit = self.appends.acquire().await.map_err(|_| BusError::Closed)?;
+        let room = if events.len() > 1 { &self.batches } else { &self.singles };
+        let permit = room.acquire().await.map_err(|_| BusError::Closed)?;
         let mut append = Append {
             link: &self.link,
             subject: self.link.events(collection),

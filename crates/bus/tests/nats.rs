@@ -5,6 +5,11 @@
 
 mod server;
 
+#[path = "nats/ending.rs"]
+mod ending;
+#[path = "nats/lost.rs"]
+mod lost;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,10 +20,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use verdigris_bus::conformance::{CASES, Fixture};
 use verdigris_bus::nats::{NatsBus, NatsError, NatsOptions};
-use verdigris_bus::{Bus, BusError, BusEvent, NewEvent, ReadLimits, Retention, facts};
-use verdigris_core::checkpoint::check_checkpoint;
+use verdigris_bus::{Bus, BusError, BusEvent, NewEvent, ReadLimits, Retention};
 use verdigris_core::event::Event;
-use verdigris_core::manifest::Checkpoint;
 use verdigris_core::names::CollectionName;
 
 use self::server::Server;
@@ -50,23 +53,6 @@ async fn texts(bus: &NatsBus, collection: &str, after: u64) -> Vec<String> {
 
 fn text(event: &BusEvent) -> String {
     String::from_utf8_lossy(&event.payload).into_owned()
-}
-
-/// A checkpoint at this place, as a release would have it.
-async fn checkpoint(bus: &NatsBus, collection: &str, sequence: u64) -> Checkpoint {
-    let stream = bus.open(&name(collection)).await.unwrap();
-    let digest = bus.digest_at(&name(collection), sequence).await.unwrap();
-    Checkpoint {
-        stream,
-        sequence,
-        digest,
-    }
-}
-
-async fn fits(bus: &NatsBus, collection: &str, checkpoint: &Checkpoint) -> Result<(), &'static str> {
-    bus.open(&name(collection)).await.unwrap();
-    let facts = facts(bus, &name(collection), checkpoint.sequence).await.unwrap();
-    check_checkpoint(checkpoint, &facts).map_err(|mismatch| mismatch.reason())
 }
 
 struct NatsFixture(NatsOptions);
@@ -322,234 +308,7 @@ async fn a_stream_without_atomic_batches_takes_events_one_after_the_other() {
     assert_eq!(bus.state(&name("c")).await.unwrap().last, appended.last);
 }
 
-// === A log that is not the one that was read (I-15) ===
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_was_made_anew_emptied_or_regrown_is_told() {
-    let Some(server) = Server::start("a_log_that_was_made_anew_emptied_or_regrown_is_told", "") else {
-        return;
-    };
-    let outside = server.outside().await;
-    let purge = async |subject: &str| {
-        let stream = outside.get_stream("VERDIGRIS").await.unwrap();
-        stream.purge().filter(subject).await.unwrap();
-    };
-    for (what, expect) in [
-        ("anew", "STREAM_RECREATED"),
-        ("purged", "STREAM_TRUNCATED"),
-        ("purged and refilled", "STREAM_PURGED"),
-        ("purged and refilled by others", "STREAM_TRUNCATED"),
-        ("purged with its mark", "STREAM_RECREATED"),
-    ] {
-        let bus = server.bus().await;
-        append(&bus, "c", &["1", "2"]).await;
-        let read = bus.read(&name("c"), 0, ALL).await.unwrap();
-        let at = read[1].sequence;
-        let checkpoint = checkpoint(&bus, "c", at).await;
-        assert_eq!(fits(&bus, "c", &checkpoint).await, Ok(()), "{what}");
-        append(&bus, "c", &["unread"]).await;
-        match what {
-            "anew" => {
-                outside.delete_stream("VERDIGRIS").await.unwrap();
-                let other = server.bus().await;
-                append(&other, "c", &["1", "2", "3", "4", "5", "6"]).await;
-            }
-            "purged with its mark" => {
-                outside.get_stream("VERDIGRIS").await.unwrap().purge().await.unwrap();
-                append(&bus, "c", &["other"]).await;
-            }
-            _ => purge("verdigris.events.c").await,
-        }
-        if what == "purged and refilled" {
-            append(&bus, "c", &["other"]).await;
-        }
-        if what == "purged and refilled by others" {
-            append(&bus, "d", &["other"; 9]).await;
-        }
-        // The reader that was there all the time is told, and reads nothing of it.
-        let told = bus.read(&name("c"), at, ALL).await.unwrap_err();
-        assert!(matches!(told, BusError::StreamChanged(_)), "{what}: {told}");
-        let told = bus.wait(&name("c"), at).await.unwrap_err();
-        assert!(matches!(told, BusError::StreamChanged(_)), "{what}: {told}");
-        // So is one that begins now.
-        assert_eq!(fits(&server.bus().await, "c", &checkpoint).await, Err(expect), "{what}");
-        bus.forget(&name("c")).await.unwrap();
-    }
-}
-
-/// Goal: a tail that a power cut took, and that grew again with other events, is told. Method: the server is stopped and
-/// its files are put back to an earlier copy.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_lost_its_end_is_told_also_when_others_have_filled_it() {
-    let Some(server) = Server::start("a_log_that_lost_its_end_is_told_also_when_others_have_filled_it", "") else {
-        return;
-    };
-    let bus = server.bus().await;
-    append(&bus, "c", &["1"]).await;
-    server.kill();
-    let copy = server.copy();
-    server.run();
-    let bus_after = server.bus().await;
-    let at = append(&bus_after, "c", &["2"]).await;
-    let checkpoint = checkpoint(&bus_after, "c", at).await;
-    assert!(checkpoint.digest.is_some());
-    server.kill();
-    server.put_back(&copy);
-    server.run();
-    let bus = server.bus().await;
-    assert_eq!(fits(&bus, "c", &checkpoint).await, Err("STREAM_TRUNCATED"));
-    append(&bus, "d", &["in its place", "and on", "and on"]).await;
-    assert_eq!(fits(&bus, "c", &checkpoint).await, Err("STREAM_TRUNCATED"));
-    append(&bus, "c", &["later"]).await;
-    assert_eq!(
-        fits(&bus, "c", &checkpoint).await,
-        Err("STREAM_REGROWN"),
-        "an event of another collection is in its place"
-    );
-}
-
-/// Goal: the broker's own limits are told from silence. Method: a stream of at most 100 messages, a collection that is
-/// quiet while another one fills it, with and without the round of retention that watches over it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_broker_lets_go_is_lost_only_where_it_was_not_looked_after() {
-    let Some(server) = Server::start("what_the_broker_lets_go_is_lost_only_where_it_was_not_looked_after", "") else {
-        return;
-    };
-    let config = stream::Config {
-        name: "VERDIGRIS".to_owned(),
-        subjects: vec!["verdigris.>".to_owned()],
-        max_messages: 100,
-        discard: stream::DiscardPolicy::Old,
-        ..stream::Config::default()
-    };
-    server.outside().await.create_stream(config).await.unwrap();
-    let bus = server.bus().await;
-    let read_to = append(&bus, "quiet", &["1", "2"]).await;
-    let alive = checkpoint(&bus, "quiet", read_to).await;
-    let keep = Retention {
-        age_ns: i64::MAX,
-        bytes: u64::MAX,
-        never_past: 0,
-    };
-    for _ in 0..20 {
-        append(&bus, "busy", &["x"; 30]).await;
-        bus.retain(&name("quiet"), keep, 0).await.unwrap();
-        assert_eq!(fits(&bus, "quiet", &alive).await, Ok(()), "nothing of it was lost");
-        assert!(texts(&bus, "quiet", read_to).await.is_empty());
-    }
-    append(&bus, "quiet", &["3"]).await;
-    assert_eq!(texts(&bus, "quiet", read_to).await, ["3"]);
-    let error = bus.read(&name("quiet"), 0, ALL).await.unwrap_err();
-    assert!(matches!(error, BusError::Trimmed { .. }), "{error}");
-    for _ in 0..4 {
-        append(&bus, "busy", &["x"; 30]).await;
-    }
-    let error = bus.read(&name("quiet"), read_to, ALL).await.unwrap_err();
-    assert!(
-        matches!(error, BusError::Trimmed { .. } | BusError::StreamChanged(_)),
-        "{error}"
-    );
-    assert!(
-        fits(&server.bus().await, "quiet", &alive).await.is_err(),
-        "3 is gone, unread"
-    );
-}
-
-// === A server that ends ===
-
-/// Goal: what was acknowledged survives kill -9, once and in order. Method: appends run while the server is killed and
-/// started again; what was acknowledged is compared with what is there.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_acknowledged_event_is_there_once_and_in_order_after_kill_9() {
-    let Some(server) = Server::start("every_acknowledged_event_is_there_once_and_in_order_after_kill_9", "") else {
-        return;
-    };
-    let server = Arc::new(server);
-    let bus = Arc::new(server.bus().await);
-    let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    let appender = {
-        let bus = bus.clone();
-        tokio::spawn(async move {
-            let mut acknowledged = Vec::new();
-            for batch in 0..400u64 {
-                let events: Vec<_> = (0..batch % 7 + 1).map(|n| event(format!("{batch}.{n}"))).collect();
-                let sent: Vec<_> = events.iter().map(|event| event.payload.clone()).collect();
-                // An append that fails is not acknowledged, and not sent again here.
-                if let Ok(appended) = bus.append(&name("c"), events).await {
-                    acknowledged.push((appended, sent));
-                }
-                said.send(batch).unwrap();
-            }
-            acknowledged
-        })
-    };
-    for round in 1..=4 {
-        while heard.recv().await.is_some_and(|batch| batch < round * 80) {}
-        let server = server.clone();
-        tokio::task::spawn_blocking(move || {
-            server.kill();
-            server.run();
-        })
-        .await
-        .unwrap();
-    }
-    let acknowledged = appender.await.unwrap();
-    assert!(acknowledged.len() > 300, "{}", acknowledged.len());
-    let events = server.bus().await.read(&name("c"), 0, ALL).await.unwrap();
-    assert!(events.is_sorted_by(|a, b| a.sequence < b.sequence));
-    for (appended, sent) in acknowledged {
-        let is_in = |event: &&BusEvent| (appended.first..=appended.last).contains(&event.sequence);
-        let found: Vec<_> = events.iter().filter(is_in).map(|event| event.payload.clone()).collect();
-        assert_eq!(found, sent, "an acknowledged append is there, whole and in order");
-        for payload in sent {
-            let copies = events.iter().filter(|event| event.payload == payload).count();
-            assert_eq!(copies, 1, "{payload:?} was stored in one attempt alone");
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_goes_on_after_the_broker_was_away() {
-    let Some(server) = Server::start("a_reader_goes_on_after_the_broker_was_away", "") else {
-        return;
-    };
-    let options = NatsOptions {
-        request_timeout: Duration::from_secs(1),
-        append_timeout: Duration::from_secs(1),
-        ..server.options()
-    };
-    let bus = Arc::new(NatsBus::connect(options).await.unwrap());
-    let last = append(&bus, "c", &["1"]).await;
-    assert_eq!(texts(&bus, "c", 0).await, ["1"]);
-    let waiter = {
-        let bus = bus.clone();
-        tokio::spawn(async move { bus.wait(&name("c"), last).await })
-    };
-    server.kill();
-    let refused = bus.append(&name("c"), vec![event("lost")]).await.unwrap_err();
-    assert!(
-        matches!(&refused, BusError::Nats(error) if error.is_outage()),
-        "{refused}"
-    );
-    let error = bus.read(&name("c"), last, ALL).await.unwrap_err();
-    assert!(matches!(&error, BusError::Nats(error) if error.is_outage()), "{error}");
-    assert!(!waiter.is_finished(), "a waiter waits through it");
-    server.run();
-    let outside = server.outside().await;
-    let sent = outside.publish("verdigris.events.c", "2".into()).await.unwrap();
-    sent.await.unwrap();
-    waiter.await.unwrap().unwrap();
-    // The one that was refused may have been sent on reconnecting: it was never acknowledged.
-    let read = loop {
-        match bus.read(&name("c"), last, ALL).await {
-            Ok(events) if events.iter().any(|event| text(event) == "2") => break events,
-            Ok(_) => {}
-            Err(BusError::Nats(error)) if error.is_outage() => {}
-            Err(error) => panic!("{error}"),
-        }
-    };
-    assert!(read.iter().all(|event| ["2", "lost"].contains(&text(event).as_str())));
-}
+// === Who may connect ===
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_not_there_or_knows_us_not_is_told_apart() {
@@ -606,4 +365,39 @@ async fn a_server_with_a_certificate_of_a_named_authority_is_trusted_and_no_othe
     };
     let error = NatsBus::connect(absent).await.map(drop).unwrap_err();
     assert!(matches!(error, NatsError::CaFile { .. }), "{error}");
+}
+
+/// What docs/nats.md says that an indexer needs, and a catalog system.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_permissions_are_enough() {
+    let users = r#"authorization { users: [
+        { user: indexer, password: a, permissions: { subscribe: "_INBOX.>", publish: [
+            "verdigris.events.>", "verdigris.marks.>",
+            "$JS.API.STREAM.INFO.VERDIGRIS", "$JS.API.STREAM.CREATE.VERDIGRIS", "$JS.API.STREAM.MSG.GET.VERDIGRIS",
+            "$JS.API.STREAM.PURGE.VERDIGRIS", "$JS.API.CONSUMER.CREATE.VERDIGRIS",
+            "$JS.API.CONSUMER.DELETE.VERDIGRIS.*", "$JS.API.CONSUMER.MSG.NEXT.VERDIGRIS.*" ] } }
+        { user: shop, password: b, permissions: { subscribe: "_INBOX.>", publish: "verdigris.events.>" } }
+    ] }"#;
+    let Some(server) = Server::start("the_documented_permissions_are_enough", users) else {
+        return;
+    };
+    let url = |user: &str| server.url().replace("nats://", &format!("nats://{user}@"));
+    let bus = NatsBus::connect(NatsOptions::new(url("indexer:a"))).await.unwrap();
+    let at = append(&bus, "c", &["1", "2"]).await;
+    let client = async_nats::ConnectOptions::with_user_and_password("shop".to_owned(), "b".to_owned());
+    let shop = jetstream::new(client.connect(server.url()).await.unwrap());
+    let sent = shop.publish("verdigris.events.c", "3".into()).await.unwrap();
+    sent.await.unwrap();
+    bus.wait(&name("c"), at).await.unwrap();
+    assert_eq!(texts(&bus, "c", 0).await, ["1", "2", "3"]);
+    assert_eq!(bus.unread(&name("c"), at).await.unwrap(), 1);
+    let all = Retention {
+        age_ns: 0,
+        bytes: 0,
+        never_past: at,
+    };
+    assert_eq!(bus.retain(&name("c"), all, i64::MAX).await.unwrap(), 1);
+    assert_eq!(bus.collections().await.unwrap(), [name("c")]);
+    bus.forget(&name("c")).await.unwrap();
+    assert!(bus.collections().await.unwrap().is_empty());
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -140,14 +141,21 @@ impl Append<'_> {
         unreachable!("a batch has events, and the last ends it")
     }
 
-    /// What waits for its acknowledgement waits together: each has a time limit of its own that begins when it is asked.
+    /// Sent one after the other, for their order; what waits for its acknowledgement waits together, since each has a time
+    /// limit of its own that begins when it is asked.
     async fn one_after_the_other(&self, range: Range<usize>) -> Result<(u64, u64), NatsError> {
         let mut places = None;
         for begin in range.clone().step_by(UNDER_WAY_MAX) {
             let part = begin..(begin + UNDER_WAY_MAX).min(range.end);
-            let acks = futures::future::join_all(part.map(|index| self.one(index))).await;
-            for ack in acks {
-                let sequence = ack?;
+            let mut sent = Vec::with_capacity(part.len());
+            for index in part {
+                let (headers, payload) = self.message(index);
+                let message = PublishMessage::build().headers(headers).payload(payload);
+                let ack = self.link.context.send_publish(self.subject.clone(), message).await;
+                sent.push(ack.map_err(|error| self.link.unpublished(error))?.into_future());
+            }
+            for ack in futures::future::join_all(sent).await {
+                let sequence = ack.map_err(|error| self.link.unpublished(error))?.sequence;
                 places = Some((places.map_or(sequence, |(first, _)| first), sequence));
             }
         }

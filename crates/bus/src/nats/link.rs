@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::{ContextBuilder, RequestError, RequestErrorKind};
+use async_nats::jetstream::context::{ContextBuilder, PublishError, RequestError, RequestErrorKind};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
@@ -109,6 +109,15 @@ impl Link {
 
     pub(super) fn refused(&self, error: jetstream::Error) -> NatsError {
         NatsError::of_answer(&self.server, &self.name, error)
+    }
+
+    /// Why a message was not acknowledged.
+    pub(super) fn unpublished(&self, error: PublishError) -> NatsError {
+        let source = std::error::Error::source(&error);
+        match source.and_then(|source| source.downcast_ref::<jetstream::Error>()) {
+            Some(answer) => self.refused(answer.clone()),
+            None => self.unavailable(error),
+        }
     }
 
     /// Asks the leader.

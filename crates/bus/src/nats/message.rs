@@ -104,7 +104,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// Header values are percent-encoded as in the HTTP binding; what is no such code stays as it is.
-fn percent_decoded(value: &str) -> String {
+pub(super) fn percent_decoded(value: &str) -> String {
     let bytes = value.as_bytes();
     let (mut decoded, mut at) = (Vec::with_capacity(bytes.len()), 0);
     while let Some(byte) = bytes.get(at) {

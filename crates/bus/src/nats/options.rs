@@ -8,6 +8,7 @@ use async_nats::ConnectOptions;
 use tokio::sync::watch;
 
 use super::error::NatsError;
+use super::message::percent_decoded;
 
 /// The longest wait between two attempts to connect again.
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
@@ -163,6 +164,14 @@ impl NatsOptions {
                 value: self.shown(),
                 want: "nats://host:port or tls://host:port",
             })?;
+        // The client itself does not look at them.
+        if let Some(named) = servers.iter().find(|server| server.has_user_pass()) {
+            let plain = |text: Option<&str>| percent_decoded(text.unwrap_or_default());
+            options = match named.password() {
+                Some(password) => options.user_and_password(plain(named.username()), percent_decoded(password)),
+                None => options.token(plain(named.username())),
+            };
+        }
         options
             .connect(servers)
             .await
