@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 
 #[path = "../tests/server/mod.rs"]
+#[expect(dead_code, reason = "tests use the rest of it")]
 mod server;
 
 use std::sync::Arc;
