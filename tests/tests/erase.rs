@@ -375,6 +375,103 @@ fn an_erase_of_most_documents_is_no_feed_that_deletes() {
 }
 
 #[test]
+fn nor_is_it_one_for_the_process_that_comes_after() {
+    let folder = filled(400, HASH_SETTINGS);
+    let mut server = folder.up();
+    let ids: Vec<String> = (0..300).map(|n| format!("d-{n}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    // While publishing is held, everything of the removal waits.
+    let _told = folder.run(&["patch", "d-399", r#"{"price":1}"#, "--wait"]).with_code(0);
+    let _told = folder
+        .run(&["releases", "rollback", "1", "--reason", "look"])
+        .with_code(0);
+    let _told = erase(&folder, &ids);
+    let _told = folder.run(&["releases", "resume"]).with_code(0);
+    // Killed as soon as they are out of the newest release: older ones that have them are a measure for guards still.
+    until(&folder, "no rows died", |pointer| {
+        manifest(&folder, &pointer["active"])["documents"].as_u64() <= Some(101)
+    });
+    server.kill();
+    let erased = |pointer: &Value| manifest(&folder, &pointer["active"])["stats"]["erased_bytes"].as_u64();
+    assert!(
+        erased(&pointer(&folder)) > Some(300 * 20),
+        "{:?}",
+        erased(&pointer(&folder))
+    );
+    let _server = folder.up();
+    let _told = folder.run(&["delete", "d-399", "--wait"]).with_code(0);
+    until(&folder, "its bytes were not removed", is_removed);
+    assert!(pointer(&folder)["staged"].is_null());
+}
+
+#[test]
+fn the_status_of_an_erase_survives_a_damaged_kept_release_and_so_does_the_removal() {
+    let folder = filled(20, HASH_SETTINGS);
+    let _server = folder.up();
+    let _told = folder.run(&["patch", "d-1", r#"{"price":7}"#, "--wait"]).with_code(0);
+    let _told = folder.run(&["patch", "d-1", r#"{"price":8}"#, "--wait"]).with_code(0);
+    let _told = folder
+        .run(&["releases", "rollback", "2", "--reason", "look"])
+        .with_code(0);
+    let _told = erase(&folder, &["s-1"]);
+    let kept = pointer(&folder)["kept"].clone();
+    let first = kept
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["generation"] == 1)
+        .unwrap();
+    let path = folder
+        .data()
+        .join("store/products")
+        .join(first["manifest"]["path"].as_str().unwrap());
+    std::fs::remove_file(&path).unwrap();
+    let _damaged = std::fs::write(&path, "{").unwrap();
+    let status = folder.run(&["erase", "--status", "s-1"]).with_code(0);
+    let releases = status["erasures"][0]["releases"].as_array().unwrap();
+    assert!(
+        releases.contains(&json!(1)),
+        "what cannot be looked into may hold it: {status}"
+    );
+    assert!(releases.contains(&json!(2)), "{status}");
+    std::fs::remove_file(&path).unwrap();
+    let again = folder.run(&["erase", "--status", "s-1"]).with_code(0);
+    assert!(
+        again["erasures"][0]["releases"].as_array().unwrap().contains(&json!(1)),
+        "{again}"
+    );
+    let _told = folder.run(&["releases", "resume"]).with_code(0);
+    let done = until(&folder, "its bytes were not removed", is_removed);
+    let is_kept = |generation: u64| {
+        done["kept"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one["generation"] == generation)
+    };
+    assert!(!is_kept(1) && !is_kept(2), "{}", done["kept"]);
+}
+
+#[test]
+fn queries_that_name_an_erased_id_are_forgotten_and_those_that_have_it_in_a_longer_word_stay() {
+    let folder = filled(20, HASH_SETTINGS);
+    let _server = folder.up();
+    for text in ["d-1", "d-10", "thing D-1, please", "thing d-1-red", "thing 1"] {
+        let _told = folder.run(&["search", text]).with_code(0);
+    }
+    let _told = erase(&folder, &["d-1"]);
+    let logged = folder.run(&["queries", "log", "show"]).with_code(0);
+    let mut texts: Vec<&str> = logged["queries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|query| query["text"].as_str().unwrap())
+        .collect();
+    texts.sort_unstable();
+    assert_eq!(texts, ["d-10", "thing 1", "thing d-1-red"], "{logged}");
+}
+
+#[test]
 fn the_only_documents_of_a_collection_can_be_erased() {
     let folder = filled(0, HASH_SETTINGS);
     let _server = folder.up();

@@ -8,6 +8,8 @@
 
 #[path = "kill/build.rs"]
 mod build;
+#[path = "kill/rollouts.rs"]
+mod rollouts;
 
 use std::collections::hash_map::RandomState;
 use std::fmt::Write as _;

@@ -167,3 +167,65 @@ fn events_that_wait_or_were_set_aside_are_told_with_the_reason() {
         "{said}"
     );
 }
+
+#[test]
+fn a_document_is_told_in_both_lineages_with_its_rank_in_each() {
+    let (folder, _server) = changed();
+    let alone = folder.run(&["explain-document", "a"]).with_code(0);
+    let roles: Vec<&Value> = alone["lineages"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| &one["role"])
+        .collect();
+    assert_eq!(roles, [&json!("active")]);
+    let next = folder.file(
+        "next.json",
+        r#"{"embedder":{"provider":"hash","dimension":96},"rollout":{"promotion":"manual"},
+            "text":{"embed":[{"fields":["title"]}]}}"#,
+    );
+    let _told = folder.run(&["rebuild", "--settings", &next, "--wait"]).with_code(0);
+    let settled = ["rollout", "status", "--wait", "--timeout", "60"];
+    let _told = folder.run(&settled).with_code(0);
+    let said = folder
+        .run(&["explain-document", "a", "--query", "cordless drill"])
+        .with_code(0);
+    let lineages = said["lineages"].as_array().expect("a list");
+    let (active, other) = (&lineages[0], &lineages[1]);
+    assert_eq!(
+        (&active["role"], &other["role"]),
+        (&json!("active"), &json!("candidate")),
+        "{said}"
+    );
+    assert_ne!(active["lineage"], other["lineage"]);
+    assert_ne!(active["segment"], other["segment"]);
+    for (one, text) in [(active, "cordless drill. Kestrel"), (other, "cordless drill")] {
+        assert_eq!((&one["state"], &one["rank"]), (&json!("exists"), &json!(1)), "{said}");
+        assert_eq!(one["embedded_text"], text, "by the settings of the lineage");
+        assert_eq!(one["floor"], said["floor"]);
+        assert!(one["vector_score"].as_f64().is_some(), "{said}");
+    }
+    assert_eq!((&said["rank"], &said["segment"]), (&active["rank"], &active["segment"]));
+
+    let said = folder.run(&["explain-document", "b"]).with_code(0);
+    let states: Vec<&Value> = said["lineages"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| &one["state"])
+        .collect();
+    assert_eq!(
+        states,
+        [&json!("deleted"), &json!("deleted")],
+        "ghosts are taken over: {said}"
+    );
+    let filtered = ["explain-document", "a", "--query", "drill", "--filter", "price > 50"];
+    let said = folder.run(&filtered).with_code(0);
+    for one in said["lineages"].as_array().expect("a list") {
+        assert_eq!(
+            (&one["rank"], &one["rank_without_filter"]),
+            (&Value::Null, &json!(1)),
+            "{said}"
+        );
+    }
+}

@@ -212,3 +212,25 @@ fn a_base_that_is_due_is_rebuilt_by_itself_where_the_settings_say_so() {
         "one base of all"
     );
 }
+
+#[test]
+fn a_base_whose_graph_finds_too_little_is_rebuilt_by_itself() {
+    // Nothing but an exact search finds all; one that looks at no more than it has to does not.
+    const STRICTLY: &str = r#"{"embedder":{"provider":"hash","dimension":64},"ann":{"ef_search":10},
+        "rebuild":{"automatic":true,"recall_min":1.0},"rollout":{"promotion":"manual"}}"#;
+    let folder = filled(5_000, STRICTLY);
+    let _server = folder.up();
+    let ids: Vec<String> = (0..5_000).step_by(15).map(|n| format!("d-{n}")).collect();
+    let mut delete = vec!["delete"];
+    delete.extend(ids.iter().map(String::as_str));
+    delete.push("--wait");
+    let _told = folder.run(&delete).with_code(0);
+    let begun = until(&folder, "nothing was rebuilt", |pointer| {
+        pointer["other"].is_object() || pointer["builds"][0].is_object()
+    });
+    if let Some(why) = begun["builds"][0]["reason"].as_str() {
+        assert!(why.starts_with("the graph of the base finds 0."), "{why}");
+    }
+    until(&folder, "it did not end", |pointer| pointer["other"].is_object());
+    assert_level(&folder);
+}

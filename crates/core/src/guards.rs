@@ -73,6 +73,9 @@ pub struct Facts {
     pub live_bytes: u64,
     /// Documents ever deleted.
     pub deleted: u64,
+    /// Bytes that ever left with erased documents.
+    #[serde(default, skip_serializing_if = "crate::pointer::is_zero")]
+    pub erased_bytes: u64,
 }
 
 impl Manifest {
@@ -87,7 +90,20 @@ impl Manifest {
             documents: self.documents,
             live_bytes: live_bytes.sum(),
             deleted: self.stats.deleted,
+            erased_bytes: self.stats.erased_bytes,
         }
+    }
+}
+
+impl Facts {
+    /// Bytes that this release lacks of an earlier one, but those of documents that were erased between them: an erase
+    /// is no feed that deletes.
+    fn bytes_lost_since(&self, earlier: &Self) -> u64 {
+        let erased = self.erased_bytes.saturating_sub(earlier.erased_bytes);
+        earlier
+            .live_bytes
+            .saturating_sub(self.live_bytes)
+            .saturating_sub(erased)
     }
 }
 
@@ -190,7 +206,7 @@ pub fn judge(
             .max_by_key(|(_, facts)| facts.live_bytes)
             .filter(|(_, f)| enough(f))
         {
-            let count = facts.live_bytes.saturating_sub(judged.facts.live_bytes);
+            let count = judged.facts.bytes_lost_since(&facts);
             breaches.extend(breach(
                 bytes,
                 Some(base),
@@ -271,6 +287,7 @@ mod tests {
                 documents,
                 live_bytes: documents * 1_000,
                 deleted,
+                erased_bytes: 0,
             }),
         }
     }
@@ -281,6 +298,7 @@ mod tests {
                 documents,
                 live_bytes: documents * 1_000,
                 deleted,
+                erased_bytes: 0,
             },
             ..Judged::default()
         }
@@ -315,6 +333,24 @@ mod tests {
         let mut emptied = after(1_000, 0);
         emptied.facts.live_bytes = 700_000;
         assert_eq!(guards(&[kept(1, 0, 1_000, 0)], &emptied), [Guard::BytesHour]);
+    }
+
+    #[test]
+    fn bytes_of_erased_documents_are_no_loss_and_what_a_feed_takes_beside_them_is() {
+        let mut after = after(1_000, 0);
+        after.facts.live_bytes = 500_000;
+        after.facts.erased_bytes = 350_000;
+        assert_eq!(guards(&[kept(1, 0, 1_000, 0)], &after), []);
+        after.facts.erased_bytes = 250_000;
+        assert_eq!(guards(&[kept(1, 0, 1_000, 0)], &after), [Guard::BytesHour]);
+        // What was erased before the release that is compared with is not in it.
+        let mut erased = kept(1, 0, 1_000, 0);
+        erased.facts = erased.facts.map(|facts| Facts {
+            erased_bytes: 250_000,
+            ..facts
+        });
+        after.facts.erased_bytes = 400_000;
+        assert_eq!(guards(&[erased], &after), [Guard::BytesHour]);
     }
 
     #[test]

@@ -169,6 +169,9 @@ pub struct Stats {
     /// Documents that ceased to exist, however often each did.
     #[serde(default)]
     pub deleted: u64,
+    /// Bytes of stored states that left with erased documents: no feed is to blame for these.
+    #[serde(default)]
+    pub erased_bytes: u64,
     /// Documents whose text was embedded.
     pub embedded: u64,
     /// Changed documents that kept their vector because their embedded text is the same.

@@ -47,9 +47,35 @@ pub struct LoggedQuery {
 }
 
 impl LoggedQuery {
+    /// Whether its text or its filter has this id as a word or a code of its own, in letters of either case. An id that is
+    /// but a part of a longer word or code, such as `7` in `77` or `d-7-red`, is not named by it.
+    pub fn names(&self, id: &str) -> bool {
+        let id = id.to_lowercase();
+        [&self.text, &self.filter]
+            .into_iter()
+            .any(|text| has_word(&text.to_lowercase(), &id))
+    }
+
     /// Whether it is short enough to be kept.
     pub fn is_kept(&self) -> bool {
         self.text.len() + self.filter.len() <= LOGGED_BYTES_MAX
+    }
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    let begins = |before: &str| !joins(before.chars().rev());
+    let ends = |behind: &str| !joins(behind.chars());
+    let mut places = text.match_indices(word);
+    !word.is_empty() && places.any(|(at, _)| begins(&text[..at]) && ends(&text[at + word.len()..]))
+}
+
+/// Whether a word or code goes on with these characters: by a letter or a digit, or by one behind what codes are
+/// written with.
+fn joins(mut next: impl Iterator<Item = char>) -> bool {
+    match next.next() {
+        Some('-' | '_' | '.' | '/' | '+') => next.next().is_some_and(char::is_alphanumeric),
+        Some(first) => first.is_alphanumeric(),
+        None => false,
     }
 }
 
@@ -232,6 +258,39 @@ mod tests {
         assert_eq!(QuerySample::decode("").unwrap(), QuerySample::default());
         let damaged = QuerySample::decode("{\"offered\":3}\n{\"text\":\"a\"}\n{").unwrap_err();
         assert_eq!(damaged.to_string(), "line 3 is no logged query");
+    }
+
+    #[test]
+    fn a_query_names_an_id_that_it_has_as_a_word_or_code_of_its_own() {
+        let check = |text: &str, id: &str, expect: bool| {
+            let (text, filter) = (text.to_owned(), String::new());
+            let as_filter = LoggedQuery {
+                text: "x".to_owned(),
+                filter: text.clone(),
+            };
+            assert_eq!(LoggedQuery { text, filter }.names(id), expect, "{id} in {as_filter:?}");
+            assert_eq!(as_filter.names(id), expect, "{id} in {as_filter:?}");
+        };
+        for (text, id, expect) in [
+            ("7", "7", true),
+            ("77", "7", false),
+            ("room 7, please", "7", true),
+            ("7.", "7", true),
+            ("7.5 mm", "7", false),
+            ("a d-7-red one", "d-7", false),
+            ("a d-7 - red one", "d-7", true),
+            ("DW-745/b", "dw-745/B", true),
+            ("dw-745/b", "745", false),
+            ("sku = \"DW-745\"", "dw-745", true),
+            ("sku:dw-745,dw-746", "dw-746", true),
+            ("größe 7ä", "7", false),
+            ("77 and 7", "7", true),
+            ("a red chair for jo", "red chair", true),
+            ("", "7", false),
+            ("anything", "", false),
+        ] {
+            check(text, id, expect);
+        }
     }
 
     #[test]

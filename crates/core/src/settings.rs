@@ -397,6 +397,7 @@ impl Settings {
             number(key, entries as u32, 0, FIELDS_MAX as u32);
         }
         mistakes.extend(self.weights.mistakes());
+        mistakes.extend(self.rebuild.mistakes());
         let shares = self.guards.mistakes().into_iter();
         mistakes.extend(shares.map(|(key, value)| SettingsMistake::Range {
             key,

@@ -22,6 +22,7 @@ use crate::error::{IndexerError, chain};
 use crate::merge::{MergeContext, MergeJob, Merges};
 use crate::order::VectorSource;
 use crate::rebuild::{PartContext, PartJob};
+use crate::recall::Graph;
 use crate::take_over::Between;
 use crate::turn::{Turn, blocking};
 use crate::{BeingWritten, IndexerDeps, fresh_name};
@@ -48,8 +49,9 @@ pub(crate) struct Beside<'a> {
     next_follow: Instant,
     next_part: Instant,
     next_pause: Instant,
-    /// Whether the base should be written anew.
-    is_due: bool,
+    /// Why the base should be written anew, if it should.
+    due: Option<String>,
+    pub(crate) graph: Graph,
 }
 
 /// The candidate, or the way back.
@@ -85,7 +87,8 @@ impl<'a> Beside<'a> {
             next_follow: now + FOLLOW_EVERY,
             next_part: now,
             next_pause: now,
-            is_due: false,
+            due: None,
+            graph: Graph::default(),
         })
     }
 
@@ -103,9 +106,14 @@ impl<'a> Beside<'a> {
         self.next_part = Instant::now();
     }
 
-    /// Whether the base should be written anew; asked once for each time it is found so.
-    pub(crate) fn take_due(&mut self) -> bool {
-        std::mem::take(&mut self.is_due)
+    /// The base should be written anew.
+    pub(crate) fn due_because(&mut self, why: String) {
+        self.due = Some(why);
+    }
+
+    /// Why the base should be written anew; asked once for each time it is found so.
+    pub(crate) fn take_due(&mut self) -> Option<String> {
+        self.due.take()
     }
 
     /// Waits for the work under way, for ever where there is none. Cancel safe.
@@ -210,6 +218,7 @@ impl Turn<'_> {
             return Ok(());
         }
         self.erase_on().await?;
+        self.look_at_graph().await;
         self.begin_due_rebuild().await?;
         self.begin_part().await;
         let wants_level = self.beside.leveling.is_some() && self.beside.leveling.as_ref() == self.other_lineage();
@@ -398,7 +407,8 @@ impl Turn<'_> {
         if !(plan.takes_base && self.settings.rebuild.automatic) || merge::is_overdue(segments) {
             return Some(plan);
         }
-        self.beside.is_due = true;
+        self.beside
+            .due_because("too many dead rows, or too much beside the base".to_owned());
         let mut in_work = self.merges.in_work();
         in_work.extend(merge::base(segments).map(|base| base.id.clone()));
         merge::plan(segments, &in_work)

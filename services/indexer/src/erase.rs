@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::oneshot;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use verdigris_bus::{BusEvent, ReadLimits};
 use verdigris_core::erasure::{ERASED_AT_ONCE_MAX, Erasure as Entry, is_about};
 use verdigris_core::event::claimed_id;
@@ -15,7 +15,7 @@ use verdigris_core::position::StreamIdentity;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_proto::admin::*;
 use verdigris_proto::reason::Reason;
-use verdigris_store::collection as objects;
+use verdigris_store::{ReadError, collection as objects};
 
 use crate::Command;
 use crate::admin::{AdminRpc, given};
@@ -126,8 +126,17 @@ impl AdminRpc {
         self.tell_files(&name, &pointer, &ids, &mut erasures).await?;
         for letter in self.letters(&name).await? {
             let payload = letter.payload_bytes();
-            for (id, erasure) in &mut erasures {
-                erasure.dead_letters += u32::from(is_about(&payload, &BTreeSet::from([id.clone()])));
+            let about = match claimed_id(&payload) {
+                Some(id) => Vec::from([id]),
+                None => ids
+                    .iter()
+                    .filter(|id| is_about(&payload, &BTreeSet::from([(*id).clone()])))
+                    .cloned()
+                    .collect(),
+            };
+            for id in about {
+                let erasure = erasures.get_mut(&id);
+                erasure.into_iter().for_each(|erasure| erasure.dead_letters += 1);
             }
         }
         let looked_through = self.tell_events(&name, &mut erasures).await?;
@@ -170,8 +179,12 @@ impl AdminRpc {
             }
         }
         for kept in &pointer.kept {
-            let held = self.holding(name, &kept.manifest, ids, &mut left).await?;
-            let held: BTreeSet<String> = held.into_values().flatten().collect();
+            let held = match self.holding(name, &kept.manifest, ids, &mut left).await {
+                Ok(held) => held.into_values().flatten().collect(),
+                // What cannot be looked into is taken to hold them, and dropped.
+                Err(status) if status.code() == Code::DataLoss => ids.clone(),
+                Err(status) => return Err(status),
+            };
             for id in held {
                 let erasure = erasures.get_mut(&id);
                 erasure
@@ -212,10 +225,17 @@ impl AdminRpc {
     ) -> Result<BTreeMap<SegmentId, BTreeSet<String>>, Status> {
         let deps = self.indexer.deps();
         let manifest = objects::manifest(&*deps.store, name, reference).await;
-        let manifest = manifest.map_err(|error| status_of_read(&error))?;
+        let manifest = manifest.map_err(|error| match &error {
+            // What is named and is not there is damaged, not away for a while.
+            ReadError::Store(missing) if missing.is_not_found() => Reason::DataDamaged.status(chain(&error)),
+            _ => status_of_read(&error),
+        })?;
         let unknown = |id: &SegmentId| !left.segments.contains_key(id);
         let opened = open_some(&*deps.opener, &manifest, unknown).await;
-        let opened = opened.map_err(|error| Reason::DataDamaged.status(chain(&error)))?;
+        let opened = opened.map_err(|error| {
+            let error = IndexerError::Open(error);
+            error.standstill().reason.status(chain(&error))
+        })?;
         let ids = ids.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let of = |part: &verdigris_engine::release::ReleaseSegment| {

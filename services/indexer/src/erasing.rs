@@ -13,11 +13,10 @@ use tokio::time::Instant;
 use verdigris_core::digest::ContentSum;
 use verdigris_core::erasure::{ErasedBy, ErasedList};
 use verdigris_core::garbage::GRACE_NS;
-use verdigris_core::guards::Facts;
 use verdigris_core::manifest::{PublishReason, SegmentEntry, SegmentId};
 use verdigris_core::merge::{self, MergePlan};
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::{BuildSource, EditRefused, Erased, KeptRelease, Pointer};
+use verdigris_core::pointer::{BuildSource, EditRefused, Erased, Pointer};
 use verdigris_core::settings::Settings;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_engine::error::EngineError;
@@ -49,8 +48,6 @@ pub(crate) struct Erasing {
     /// Dead letters and logged queries of them were removed since the list was named.
     is_forgotten: bool,
     next_step: Instant,
-    /// Bytes of documents that left with a publish of this generation: what was there before is no measure for guards.
-    left: (u64, u64),
 }
 
 impl Erasing {
@@ -78,7 +75,6 @@ impl Erasing {
             holders: Holders::default(),
             is_forgotten: false,
             next_step: Instant::now(),
-            left: (0, 0),
         }
     }
 
@@ -92,28 +88,15 @@ impl Erasing {
     pub(crate) fn is_pending(&self) -> bool {
         !self.pending.is_empty()
     }
-
-    /// What guards compare with, as if the documents that were erased meanwhile had never been there: an erase is no
-    /// feed that deletes.
-    pub(crate) fn without_erased(&self, kept: &[KeptRelease]) -> Vec<KeptRelease> {
-        let (generation, bytes) = self.left;
-        let less = |facts: Facts| Facts {
-            live_bytes: facts.live_bytes.saturating_sub(bytes),
-            ..facts
-        };
-        let mut kept = kept.to_vec();
-        for release in kept.iter_mut().filter(|release| release.generation < generation) {
-            release.facts = release.facts.map(less);
-        }
-        kept
-    }
 }
 
 /// What erased documents leave behind in a release.
-struct Killed {
-    dead: BTreeMap<SegmentId, RoaringBitmap>,
-    content: ContentSum,
-    documents: u64,
+pub(crate) struct Killed {
+    pub(crate) dead: BTreeMap<SegmentId, RoaringBitmap>,
+    pub(crate) content: ContentSum,
+    pub(crate) documents: u64,
+    /// Bytes of their states; or what guards take them for while the rows are dead, where that is more.
+    pub(crate) bytes: u64,
 }
 
 fn killed(release: &Release, ids: &BTreeSet<String>, settings: &Settings) -> Result<Killed, EngineError> {
@@ -122,7 +105,9 @@ fn killed(release: &Release, ids: &BTreeSet<String>, settings: &Settings) -> Res
         dead: BTreeMap::new(),
         content: manifest.content,
         documents: manifest.documents,
+        bytes: 0,
     };
+    let mut bytes: BTreeMap<SegmentId, (u64, u64)> = BTreeMap::new();
     for id in ids {
         let Some(place) = release.find(id) else { continue };
         let found = found(release, place, settings)?;
@@ -131,7 +116,17 @@ fn killed(release: &Release, ids: &BTreeSet<String>, settings: &Settings) -> Res
         dead.or_insert_with(|| (*part.dead).clone()).insert(place.row);
         killed.content.remove(&found.state.digest());
         killed.documents -= u64::from(found.exists);
+        let (rows, of_states) = bytes.entry(part.segment.id().clone()).or_default();
+        *rows += 1;
+        *of_states += found.row.state.len() as u64;
     }
+    let of_states: u64 = bytes.values().map(|(_, of_states)| of_states).sum();
+    let by_share = manifest.segments.iter().filter_map(|segment| {
+        let (gone, _) = bytes.get(&segment.id)?;
+        let rows = u64::from(segment.rows) + u64::from(segment.ghosts);
+        Some((segment.state_bytes * gone).div_ceil(rows.max(1)) + 1)
+    });
+    killed.bytes = of_states.max(by_share.sum());
     Ok(killed)
 }
 
@@ -155,9 +150,7 @@ impl Turn<'_> {
             pointer.erase(epoch, reference.clone(), GRACE_NS, nonce.clone(), now)
         })
         .await?;
-        let left = self.erasing.left;
         self.erasing = Erasing::of(list, pointer.erased);
-        self.erasing.left = left;
         self.handle.note_erased(self.erasing.ids.clone());
         self.beside.stop_part().await;
         tracing::warn!(
@@ -237,9 +230,7 @@ impl Turn<'_> {
         });
         match swung.await {
             Ok(pointer) => {
-                let left = self.erasing.left;
                 self.erasing = Erasing::of(self.erasing.list.clone(), pointer.erased);
-                self.erasing.left = left;
                 Ok(true)
             }
             Err(CommitError::Refused(EditRefused::NotClean)) => Ok(false),
@@ -272,10 +263,7 @@ impl Turn<'_> {
         if (ours.content, ours.documents) != (theirs.content, theirs.documents) {
             return Err(IndexerError::NotEqual(other.lineage().clone()));
         }
-        let before = self.head.manifest().facts();
-        self.publish_deaths(ours.dead, theirs.dead, theirs.content, theirs.documents)
-            .await?;
-        self.note_left(before);
+        self.publish_deaths(ours, theirs).await?;
         Ok(true)
     }
 
@@ -285,24 +273,18 @@ impl Turn<'_> {
     }
 
     async fn publish_death(&mut self, killed: Killed) -> Result<(), IndexerError> {
-        let (before, manifest) = (self.head.manifest().facts(), self.head.manifest().clone());
+        let manifest = self.head.manifest().clone();
         let mut change = self.unchanged(manifest.checkpoint.clone(), PublishReason::Erase);
         change.dead = killed.dead;
         change.content = killed.content;
         change.documents = killed.documents;
+        change.stats.erased_bytes += killed.bytes;
         self.publish(change).await?;
-        self.note_left(before);
         self.handle.progress.begin(Published {
             sequence: manifest.checkpoint.sequence,
             generation: self.generation,
         });
         Ok(())
-    }
-
-    fn note_left(&mut self, before: Facts) {
-        let now = self.head.manifest().facts();
-        let bytes = before.live_bytes.saturating_sub(now.live_bytes);
-        self.erasing.left = (self.generation, self.erasing.left.1 + bytes);
     }
 
     /// Removes what is about them and is in no release: dead letters and logged queries.

@@ -16,6 +16,7 @@ use verdigris_engine::segment::write::{SegmentShape, SegmentWriter, WrittenSegme
 use verdigris_store::{commit, publish};
 
 use crate::beside::embedder_of;
+use crate::erasing::Killed;
 use crate::error::IndexerError;
 use crate::merge::MergeJob;
 use crate::order::VectorSource;
@@ -36,6 +37,8 @@ struct OtherEdit {
     rebuilt: u64,
     /// Rows of the active lineage that die with it.
     our_dead: BTreeMap<SegmentId, RoaringBitmap>,
+    /// Bytes of states that leave with erased documents.
+    erased_bytes: u64,
 }
 
 impl Turn<'_> {
@@ -93,27 +96,23 @@ impl Turn<'_> {
             reason,
             rebuilt,
             our_dead: BTreeMap::new(),
+            erased_bytes: 0,
         })
         .await
     }
 
     /// Publishes the death of the same documents in both lineages.
-    pub(crate) async fn publish_deaths(
-        &mut self,
-        our_dead: BTreeMap<SegmentId, RoaringBitmap>,
-        dead: BTreeMap<SegmentId, RoaringBitmap>,
-        content: ContentSum,
-        documents: u64,
-    ) -> Result<(), IndexerError> {
+    pub(crate) async fn publish_deaths(&mut self, ours: Killed, theirs: Killed) -> Result<(), IndexerError> {
         self.publish_both(OtherEdit {
             add: None,
             remove: Vec::new(),
-            dead,
-            content,
-            documents,
+            dead: theirs.dead,
+            content: theirs.content,
+            documents: theirs.documents,
             reason: PublishReason::Erase,
             rebuilt: 0,
-            our_dead,
+            our_dead: ours.dead,
+            erased_bytes: ours.bytes.max(theirs.bytes),
         })
         .await
     }
@@ -137,6 +136,7 @@ impl Turn<'_> {
             add: Some((job.id, merged.written, job.folder)),
             rebuilt: 0,
             our_dead: BTreeMap::new(),
+            erased_bytes: 0,
         };
         self.publish_both(edit).await
     }
@@ -162,6 +162,7 @@ impl Turn<'_> {
         let (nonce, epoch) = (commit::nonce(), self.epoch);
         let mut stats = ours.stats;
         stats.bytes_rebuilt += edit.rebuilt;
+        stats.erased_bytes += edit.erased_bytes;
         let mut common = PublishEdit {
             stats,
             content: edit.content,

@@ -231,7 +231,7 @@ impl Turn<'_> {
         let (guards, passed_to) = (&self.settings.guards, pointer.guards_passed_to);
         Ok(guards::judge(
             guards,
-            &self.erasing.without_erased(&pointer.kept),
+            &pointer.kept,
             passed_to,
             &judged,
             manifest.created_at,

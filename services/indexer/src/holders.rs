@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use verdigris_core::document::DocumentState;
-use verdigris_core::manifest::{Manifest, SegmentId};
+use verdigris_core::garbage::GRACE_NS;
+use verdigris_core::manifest::{Manifest, SegmentId, SettingsReference};
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{ManifestReference, Pointer};
 use verdigris_core::settings::Settings;
+use verdigris_core::timestamp::Timestamp;
 use verdigris_engine::error::EngineError;
 use verdigris_engine::release::Release;
 use verdigris_engine::release::hiding::rows_of;
@@ -27,7 +29,7 @@ pub(crate) struct Holders {
     /// Segments of each manifest that was read; none of one that cannot be used.
     manifests: BTreeMap<String, Option<Vec<SegmentId>>>,
     /// Settings by which the rows of these were written.
-    settings: Vec<verdigris_core::manifest::SettingsReference>,
+    settings: Vec<SettingsReference>,
 }
 
 /// What one segment has of them.
@@ -52,7 +54,12 @@ impl Holders {
         for reference in named {
             documents.extend(self.look_into(deps, name, reference, ids).await?);
         }
-        for unnamed in &pointer.unnamed {
+        let now = Timestamp(deps.clock.now_ns());
+        let lately = pointer
+            .unnamed
+            .iter()
+            .filter(|unnamed| now.since(unnamed.since) < GRACE_NS);
+        for unnamed in lately {
             // Nobody goes back to these: what they say matters for cached vectors alone, and they may be gone.
             if let Ok(found) = self.look_into(deps, name, &unnamed.manifest, ids).await {
                 documents.extend(found);

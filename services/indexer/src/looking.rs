@@ -9,7 +9,9 @@ use verdigris_bus::{BusEvent, ReadLimits};
 use verdigris_core::dead_letter::DeadLetter as Letter;
 use verdigris_core::document::DocumentState;
 use verdigris_core::event::{Event, claimed_id};
+use verdigris_core::manifest::Manifest;
 use verdigris_core::names::CollectionName;
+use verdigris_core::pointer::{LineagePointer, LineageRole, Pointer};
 use verdigris_core::position::StreamIdentity;
 use verdigris_core::settings::Settings as CollectionSettings;
 use verdigris_core::text::embedded_text;
@@ -85,8 +87,8 @@ impl AdminRpc {
         let request = request.into_inner();
         let name = name_of(&request.collection)?;
         let settings = settings_of(&self.indexer, &name).await?;
-        let release = self.opened(&name, 0).await?;
-        let damaged = |error: EngineError| Reason::DataDamaged.status(chain(&error));
+        let (manifest, pointer, _) = self.manifest(&name, 0).await?;
+        let release = self.shown(manifest, &pointer).await?;
         let mut answer = ExplainDocumentResponse {
             id: request.id.clone(),
             generation: release.manifest().generation,
@@ -100,15 +102,8 @@ impl AdminRpc {
         {
             answer.state = "erased".to_owned();
         }
-        let mut state = None;
-        if let Some(place) = release.find(&request.id) {
-            let (stored, found) = release.state(place).map_err(damaged)?;
-            answer.segment = release.segments()[place.segment].segment.id().to_string();
-            answer.row = place.row;
-            answer.written_generation = stored.generation;
-            show(&mut answer, &found, &settings);
-            state = Some(found);
-        }
+        let state = found_in(&release, &settings, &mut answer)?;
+        answer.lineages = self.in_lineages(&name, &pointer, &answer, &settings).await;
         if let Some(standstill) = handle.and_then(|handle| handle.status.standstill()) {
             answer.standstill = standstill.message;
         }
@@ -132,13 +127,96 @@ impl AdminRpc {
         Ok(Response::new(answer))
     }
 
-    /// A release as readers see it.
+    /// The same in each lineage. What is wrong with the other one is told, and is no error of the question.
+    async fn in_lineages(
+        &self,
+        name: &CollectionName,
+        pointer: &Pointer,
+        found: &ExplainDocumentResponse,
+        settings: &CollectionSettings,
+    ) -> Vec<DocumentInLineage> {
+        let active = pointer.active.as_ref().map(|active| DocumentInLineage {
+            lineage: active.lineage.to_string(),
+            role: "active".to_owned(),
+            generation: found.generation,
+            state: found.state.clone(),
+            segment: found.segment.clone(),
+            row: found.row,
+            written_generation: found.written_generation,
+            floor: found.floor.clone(),
+            embedded_text: found.embedded_text.clone(),
+            problem: String::new(),
+        });
+        let mut lineages: Vec<DocumentInLineage> = active.into_iter().collect();
+        if let Some(other) = &pointer.other {
+            let looked = self.in_other(name, pointer, other, &found.id, settings).await;
+            let mut told = looked.unwrap_or_else(|status| DocumentInLineage {
+                generation: other.generation,
+                state: "unreadable".to_owned(),
+                problem: status.message().to_owned(),
+                ..DocumentInLineage::default()
+            });
+            if found.state == "erased" {
+                told.state.clone_from(&found.state);
+            }
+            told.lineage = other.lineage.to_string();
+            told.role = match other.role {
+                LineageRole::WayBack => "way_back",
+                LineageRole::Candidate | LineageRole::Active => "candidate",
+            }
+            .to_owned();
+            lineages.push(told);
+        }
+        lineages
+    }
+
+    async fn in_other(
+        &self,
+        name: &CollectionName,
+        pointer: &Pointer,
+        other: &LineagePointer,
+        id: &str,
+        settings: &CollectionSettings,
+    ) -> Result<DocumentInLineage, Status> {
+        let store = &*self.indexer.deps().store;
+        let manifest = objects::manifest(store, name, &other.manifest).await;
+        let manifest = manifest.map_err(|error| status_of_read(&error))?;
+        let own = match &pointer.other_settings {
+            Some(reference) => objects::settings(store, name, reference).await,
+            None => Ok(settings.clone()),
+        };
+        let own = own.map_err(|error| status_of_read(&error))?;
+        let release = self.shown(manifest, pointer).await?;
+        let mut answer = ExplainDocumentResponse {
+            id: id.to_owned(),
+            state: "unknown".to_owned(),
+            ..ExplainDocumentResponse::default()
+        };
+        found_in(&release, &own, &mut answer)?;
+        Ok(DocumentInLineage {
+            generation: release.manifest().generation,
+            state: answer.state,
+            segment: answer.segment,
+            row: answer.row,
+            written_generation: answer.written_generation,
+            floor: answer.floor,
+            embedded_text: answer.embedded_text,
+            ..DocumentInLineage::default()
+        })
+    }
+
+    /// A kept release as readers see it.
     async fn opened(&self, name: &CollectionName, generation: u64) -> Result<Arc<Opened>, Status> {
-        let deps = self.indexer.deps();
         let (manifest, pointer, _) = self.manifest(name, generation).await?;
+        self.shown(manifest, &pointer).await
+    }
+
+    /// A release without what is erased.
+    async fn shown(&self, manifest: Manifest, pointer: &Pointer) -> Result<Arc<Opened>, Status> {
+        let deps = self.indexer.deps();
         let opened = deps.opener.open(Arc::new(manifest), None).await;
         let opened = opened.map_err(|error| Reason::DataDamaged.status(chain(&error)))?;
-        let hidden = objects::hidden(&*deps.store, &pointer).await;
+        let hidden = objects::hidden(&*deps.store, pointer).await;
         let hidden = hidden.map_err(|error| status_of_read(&error))?;
         Ok(opened.hiding(hidden.iter().map(String::as_str)))
     }
@@ -166,6 +244,24 @@ impl AdminRpc {
         }
         Ok((found, state.last.saturating_sub(begin)))
     }
+}
+
+/// Tells where a release has the document, and what it holds there.
+fn found_in(
+    release: &Opened,
+    settings: &CollectionSettings,
+    answer: &mut ExplainDocumentResponse,
+) -> Result<Option<DocumentState>, Status> {
+    let Some(place) = release.find(&answer.id) else {
+        return Ok(None);
+    };
+    let found = release.state(place);
+    let (stored, state) = found.map_err(|error| Reason::DataDamaged.status(chain(&error)))?;
+    answer.segment = release.segments()[place.segment].segment.id().to_string();
+    answer.row = place.row;
+    answer.written_generation = stored.generation;
+    show(answer, &state, settings);
+    Ok(Some(state))
 }
 
 fn show(answer: &mut ExplainDocumentResponse, state: &DocumentState, settings: &CollectionSettings) {

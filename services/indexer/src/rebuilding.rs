@@ -111,13 +111,16 @@ impl Turn<'_> {
     /// Begins a rebuild where the base is due and there is a place for one.
     pub(crate) async fn begin_due_rebuild(&mut self) -> Result<(), IndexerError> {
         let is_free = self.beside.other.is_none() && self.beside.build.is_none();
-        if !self.beside.take_due() || !is_free || !self.settings.rebuild.automatic {
+        let Some(words) = self.beside.take_due() else {
+            return Ok(());
+        };
+        if !is_free || !self.settings.rebuild.automatic {
             return Ok(());
         }
         let wish = Wish {
             settings: None,
             actor: BY_ITSELF.to_owned(),
-            words: "too many dead rows, or too much beside the base".to_owned(),
+            words,
             done: oneshot::channel().0,
         };
         match self.begin_rebuild(&wish).await {

@@ -43,7 +43,7 @@ pub(crate) struct Taken {
 
 /// A document as one lineage has it.
 pub(crate) struct Found {
-    row: NewRow,
+    pub(crate) row: NewRow,
     pub(crate) state: DocumentState,
     pub(crate) exists: bool,
 }

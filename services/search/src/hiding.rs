@@ -15,24 +15,42 @@ use crate::lineages::Served;
 /// What is hidden, by the list that says so.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Hidden {
+    /// Whether the pointer was looked at before.
+    looked: bool,
     list: Option<ManifestReference>,
     ids: Arc<BTreeSet<String>>,
 }
 
 impl Hidden {
-    /// What to hide by this pointer, where that is another list. Ids stay until a later erase, so that an older release
-    /// which is being opened all the while does not show one whose removal has ended meanwhile.
+    /// What to hide by this pointer, where that is another list. Of a list that is new, also when the removal of its
+    /// documents has ended between two looks: pages of earlier searches are open still.
     pub(crate) async fn next(&self, store: &dyn Store, pointer: &Pointer) -> Result<Option<Self>, ReadError> {
-        let Some(erased) = pointer.erased.as_ref().filter(|erased| !erased.removed) else {
-            return Ok(None);
-        };
-        if self.list.as_ref() == Some(&erased.list) {
+        let list = pointer.erased.as_ref().map(|erased| erased.list.clone());
+        if self.looked && self.list == list {
             return Ok(None);
         }
+        let may_be_open = pointer.erased.as_ref().filter(|erased| self.looked || !erased.removed);
+        let ids = match may_be_open {
+            Some(erased) => objects::erased_list(store, &pointer.collection, &erased.list)
+                .await?
+                .pending(),
+            None => BTreeSet::new(),
+        };
         Ok(Some(Self {
-            list: Some(erased.list.clone()),
-            ids: Arc::new(objects::hidden(store, pointer).await?),
+            looked: true,
+            list,
+            ids: Arc::new(ids),
         }))
+    }
+
+    /// The same without what nothing holds any more, which need not be looked for in each release that is opened. To be
+    /// asked for when everything that is named is open: an older release that is being opened still has them.
+    pub(crate) fn without_removed(&self, pointer: &Pointer) -> Option<Self> {
+        let is_removed = pointer.erased.as_ref().is_some_and(|erased| erased.removed);
+        (is_removed && !self.ids.is_empty()).then(|| Self {
+            ids: Arc::default(),
+            ..self.clone()
+        })
     }
 
     /// A release as it may be shown; itself where it shows nothing else already.

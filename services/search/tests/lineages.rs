@@ -20,7 +20,7 @@ use verdigris_proto::search::{
 };
 use verdigris_search::LineageCondition;
 
-use world::{Draft, Server, Start, World, Written, eventually, hash_settings, ids, lineage_of, name, request};
+use world::{Draft, Server, Start, World, Written, catalog, eventually, hash_settings, ids, lineage_of, name, request};
 
 /// Documents that say which lineage has them.
 async fn written(world: &World, lineage: &str, generation: u64) -> Written {
@@ -434,5 +434,38 @@ async fn a_newer_release_of_the_other_lineage_takes_the_place_of_the_one_that_pr
         lineage: Lineage::Other.into(),
     };
     server.rpc.get_document(Request::new(get)).await.unwrap();
+    server.stop().await;
+}
+
+/// Goal: pages of a release stay hidden for which an erase and the end of its removal came between two looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_an_earlier_search_does_not_show_what_was_erased_and_removed_between_two_looks() {
+    let world = World::new().await;
+    let documents = catalog(40);
+    let first = world.write(&Draft::new("one", 1, documents.clone())).await;
+    world.name(&first, None).await;
+    let server = Server::start(&world).await;
+    let page = |page_token: String| SearchRequest {
+        top_k: 10,
+        page_token,
+        ..request("drill saw hammer pipe valve cable lamp clamp", Lineage::Active)
+    };
+    let mut told = server.ask(page(String::new())).await.unwrap();
+    let token = told.next_page_token.clone();
+    told = server.ask(page(token.clone())).await.unwrap();
+    let secret = ids(&told)[3].to_owned();
+
+    let left = documents
+        .into_iter()
+        .filter(|document| document["id"] != secret.as_str());
+    let mut without = Draft::new("one", 2, left.collect());
+    without.rows_of = 2;
+    let without = world.write(&without).await;
+    world.erase_with_next(&[&secret], true).await;
+    world.name(&without, None).await;
+    server.answers("one", 2).await;
+    let again = server.ask(page(token)).await.unwrap();
+    assert_eq!(lineage_of(&again), ("one", 1), "the release of the first page");
+    assert!(!ids(&again).contains(&secret.as_str()), "{secret} in {:?}", ids(&again));
     server.stop().await;
 }

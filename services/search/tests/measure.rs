@@ -301,7 +301,7 @@ async fn a_graph_that_leads_nowhere_is_seen() {
     }
     check_bad(
         Draft {
-            bend: Some(bend),
+            bend: Some(Box::new(bend)),
             ..rebuilt()
         },
         Gate::Recall,

@@ -7,6 +7,7 @@
 //! - `amplification UP ROWS PUBLISHES` counts what merges write;
 //! - `fresh SERVER COLLECTION PRODUCTS.jsonl SECONDS` sends 100 events a second and sees when each is searchable;
 //! - `start UP FOLDER SET` times the start on the folder that `vectors` left, against hashing its files, and its memory;
+//! - `rollout UP FOLDER QUERIES.tsv ROUNDS PRODUCTS.jsonl…` times a rebuild, gates, follows, promotions and returns;
 //! - `memory UP DOCUMENTS` watches memory while tiny documents stream in.
 //!
 //! UP is the executable, SERVER the address of a running one. Ratios are of one run; `scripts/bench` runs all.
@@ -23,6 +24,8 @@ mod memory;
 mod process;
 #[path = "live_bench/publish.rs"]
 mod publish;
+#[path = "live_bench/rollout.rs"]
+mod rollout;
 #[path = "live_bench/search.rs"]
 mod search;
 #[path = "live_bench/start.rs"]
@@ -50,8 +53,18 @@ fn main() -> anyhow::Result<()> {
                 fresh::run(server, collection, Path::new(products), seconds.parse()?).await
             }
             ["start", up, folder, set] => start::run(Path::new(up), Path::new(folder), set).await,
+            ["rollout", up, folder, queries, rounds, ref products @ ..] => {
+                rollout::run(
+                    Path::new(up),
+                    Path::new(folder),
+                    Path::new(queries),
+                    rounds.parse()?,
+                    products,
+                )
+                .await
+            }
             ["memory", up, documents] => memory::run(Path::new(up), documents.parse()?).await,
-            _ => anyhow::bail!("usage: live_bench vectors|text|publish|amplification|fresh|start|memory …"),
+            _ => anyhow::bail!("usage: live_bench vectors|text|publish|amplification|fresh|start|rollout|memory …"),
         }
     })
 }

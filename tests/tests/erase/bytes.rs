@@ -7,18 +7,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tonic::Request;
+use verdigris_core::digest::ContentSum;
 use verdigris_core::garbage::GRACE_NS;
-use verdigris_core::pointer::Pointer;
+use verdigris_core::pointer::{ManifestReference, Pointer};
+use verdigris_engine::release::open::OpenRelease;
 use verdigris_proto::admin::admin_service_server::AdminService;
 use verdigris_proto::admin::{EraseDocumentsRequest, GetErasureRequest, RebuildRequest};
+use verdigris_proto::ingest::IngestRequest;
+use verdigris_proto::ingest::ingest_service_server::IngestService;
 use verdigris_proto::search::search_service_server::SearchService;
 use verdigris_proto::search::{SearchRequest, SearchResponse};
 use verdigris_runtime::clock::Clock;
 use verdigris_search::SearchRpc;
-use verdigris_store::Store;
 use verdigris_store::faults::Operation;
+use verdigris_store::{Store, collection as objects};
 
 use super::roles::events::{delete, patch, upsert};
+use super::roles::opener::Opener;
 use super::roles::turnstile::Turnstile;
 use super::roles::{Process, Start, World, name, settings};
 
@@ -163,7 +168,39 @@ fn after_the_grace_no_file_of_the_store_has_a_byte_of_it() {
     let status = status.expect("erased").into_inner();
     let one = &status.erasures[0];
     assert!(status.removed && one.segments.is_empty() && one.releases.is_empty() && one.files_until.is_empty());
+    for lineage in [&world.pointer().active, &world.pointer().other].into_iter().flatten() {
+        assert_sums(&world, &lineage.manifest);
+    }
     process.stop();
+
+    // The list outlives every collection and every process.
+    clock.advance(GRACE_NS);
+    let process = world.process("b");
+    process.publish(vec![upsert("d2", "another thing", 101)]);
+    let request = IngestRequest {
+        collection: name().to_string(),
+        events: vec![upsert("secret", WORD, 102)],
+    };
+    let told = process.block_on(process.ingest.ingest(Request::new(request)));
+    let refused = told.expect("an answer").into_inner().rejections;
+    assert_eq!(refused[0].reason, "ERASED");
+    process.stop();
+}
+
+/// A manifest says of its documents what its rows say.
+fn assert_sums(world: &World, reference: &ManifestReference) {
+    let manifest = world
+        .block_on(objects::manifest(&*world.store, &name(), reference))
+        .unwrap();
+    let store: Arc<dyn Store> = world.store.clone();
+    let release = world.block_on(Opener::new(store).open(Arc::new(manifest.clone()), None));
+    let release = release.unwrap();
+    let (mut content, mut documents) = (ContentSum::default(), 0);
+    for place in release.live_rows() {
+        content.add(&release.state(place).unwrap().1.digest());
+        documents += u64::from(release.has_vector(place));
+    }
+    assert_eq!((content, documents), (manifest.content, manifest.documents));
 }
 
 #[test]

@@ -386,7 +386,7 @@ pub struct ExplainDocumentRequest {
 pub struct ExplainDocumentResponse {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// The newest generation, which the rest is of.
+    /// The newest generation of the active lineage, which the rest is of.
     #[prost(uint64, tag = "2")]
     pub generation: u64,
     /// exists, deleted (a ghost row remembers it), erased, unknown.
@@ -417,6 +417,40 @@ pub struct ExplainDocumentResponse {
     /// Why publishing stands still; empty when it does not.
     #[prost(string, tag = "12")]
     pub standstill: ::prost::alloc::string::String,
+    /// Where it is in each lineage: the active one, and the other one where there is one.
+    #[prost(message, repeated, tag = "13")]
+    pub lineages: ::prost::alloc::vec::Vec<DocumentInLineage>,
+}
+/// Where a document is in one lineage.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DocumentInLineage {
+    #[prost(string, tag = "1")]
+    pub lineage: ::prost::alloc::string::String,
+    /// active, candidate, way_back.
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+    /// The newest generation of the lineage.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    /// As above; unreadable where its release cannot be opened.
+    #[prost(string, tag = "4")]
+    pub state: ::prost::alloc::string::String,
+    /// Its row, where there is one: segment, row, the generation that wrote it.
+    #[prost(string, tag = "5")]
+    pub segment: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "6")]
+    pub row: u32,
+    #[prost(uint64, tag = "7")]
+    pub written_generation: u64,
+    /// Revision of the newest upsert or delete.
+    #[prost(string, tag = "8")]
+    pub floor: ::prost::alloc::string::String,
+    /// The text that was embedded, by the settings of this lineage.
+    #[prost(string, tag = "9")]
+    pub embedded_text: ::prost::alloc::string::String,
+    /// Why its release cannot be opened.
+    #[prost(string, tag = "10")]
+    pub problem: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FieldStamp {

@@ -15,9 +15,11 @@ use bytes::Bytes;
 use prometheus::Registry;
 use tempfile::TempDir;
 use tonic::{Request, Status};
+use verdigris_core::digest::Digest;
+use verdigris_core::erasure::{ErasedBy, ErasedList};
 use verdigris_core::manifest::{LineageId, Manifest, SettingsReference};
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::{KeptRelease, LineagePointer, LineageRole, ManifestReference, Pointer};
+use verdigris_core::pointer::{Erased, KeptRelease, LineagePointer, LineageRole, ManifestReference, Pointer};
 use verdigris_core::settings::Settings;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_embed::{Embedder, Embedders};
@@ -32,11 +34,13 @@ use verdigris_runtime::clock::Clock;
 use verdigris_runtime::http::Readiness;
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_search::metrics::SearchMetrics;
-use verdigris_search::{DragOf, Search, SearchDeps, SearchRpc};
+use verdigris_search::{DragOf, Following, Search, SearchDeps, SearchRpc};
 use verdigris_store::directory::DirectoryStore;
+use verdigris_store::fetch::VerifiedFiles;
 use verdigris_store::{Body, Precondition, Store, collection as objects, keys};
 
 use opener::Opener;
+#[allow(unused_imports, reason = "each test binary uses its part of this module")]
 pub(crate) use release::{Draft, catalog, hash_settings};
 
 /// How long a test waits for something that must happen before it says that it did not.
@@ -139,6 +143,27 @@ impl World {
         put.expect("written");
     }
 
+    /// These are erased, as the pointer says that is written next.
+    pub(crate) async fn erase_with_next(&self, ids: &[&str], removed: bool) {
+        let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
+        let by = ErasedBy {
+            actor: "ada",
+            reason: "asked to",
+            at: Timestamp(1),
+        };
+        let list = ErasedList::default().with(&ids, by, false).expect("new ones");
+        let bytes = serde_json::to_vec(&list).expect("texts are JSON");
+        let (path, digest) = (ErasedList::path(1, "n"), Digest::of(&bytes));
+        let key = keys::object(&name(), &path);
+        let put = self.store.put(&key, Body::Bytes(bytes.into()), Precondition::Any).await;
+        put.expect("written");
+        self.pointer.lock().expect("whole").erased = Some(Erased {
+            list: ManifestReference { path, digest },
+            removed,
+            earlier: Vec::new(),
+        });
+    }
+
     /// The file of a release's first segment.
     pub(crate) fn file(&self, written: &Written, rows: bool) -> PathBuf {
         let files = &written.manifest.segments[0].files;
@@ -154,6 +179,9 @@ pub(crate) struct Start {
     pub(crate) embedder: Option<Arc<dyn Embedder>>,
     pub(crate) drag: Option<DragOf>,
     pub(crate) memory_limit: Option<u64>,
+    pub(crate) following: Following,
+    /// What the role has in front of the store.
+    pub(crate) store: Option<Arc<dyn Store>>,
 }
 
 /// A search role that follows the store.
@@ -172,7 +200,7 @@ impl Server {
 
     pub(crate) async fn start_as(world: &World, start: Start) -> Self {
         let (tasks, _ended) = Tasks::new();
-        let store: Arc<dyn Store> = world.store.clone();
+        let store: Arc<dyn Store> = start.store.unwrap_or_else(|| world.store.clone());
         let opened = Arc::new(AtomicU64::new(0));
         let mut embedders = Embedders::new(world.path("models"), 1, None);
         if let Some(embedder) = start.embedder {
@@ -181,7 +209,7 @@ impl Server {
         let readiness = Readiness::default();
         let deps = SearchDeps {
             opener: Arc::new(Counting {
-                inner: Opener::new(store.clone()),
+                inner: Opener::new(store.clone(), VerifiedFiles::default()),
                 opened: opened.clone(),
             }),
             store,
@@ -194,6 +222,8 @@ impl Server {
             metrics: SearchMetrics::register(&Registry::new()).expect("a fresh registry"),
             query_log: Some(world.path("queries")),
             memory_limit: Some(start.memory_limit.unwrap_or(1 << 40)),
+            following: start.following,
+            log_searches: false,
             drag: start.drag,
         };
         let search = Search::start(deps, tasks.clone()).await.expect("the store lists");

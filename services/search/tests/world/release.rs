@@ -49,6 +49,9 @@ pub(crate) fn catalog(count: usize) -> Vec<Value> {
 /// The vector of the n-th row that is written, given its embedded text.
 type VectorOf = Box<dyn Fn(usize, &str) -> Vec<f32>>;
 
+/// Changes the bytes of a vector file.
+type Bend = Box<dyn Fn(&mut Vec<u8>)>;
+
 /// A release to be written.
 pub(crate) struct Draft {
     pub(crate) lineage: String,
@@ -68,7 +71,7 @@ pub(crate) struct Draft {
     /// Up to where it has read.
     pub(crate) checkpoint: u64,
     /// Changes the vector file before its digest is taken.
-    pub(crate) bend: Option<fn(&mut Vec<u8>)>,
+    pub(crate) bend: Option<Bend>,
     /// What the manifest says of content and documents, in the place of what is right.
     pub(crate) claims: Option<(ContentSum, u64)>,
     /// The generation that wrote its rows.
@@ -271,7 +274,7 @@ impl World {
             writer.add_ghost(&row).expect("written");
         }
         let written = writer.finish().expect("built");
-        if let Some(bend) = draft.bend {
+        if let Some(bend) = &draft.bend {
             let mut bytes = std::fs::read(&written.paths.vectors).expect("just written");
             bend(&mut bytes);
             std::fs::write(&written.paths.vectors, bytes).expect("written");

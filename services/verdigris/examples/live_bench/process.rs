@@ -71,6 +71,11 @@ impl Up {
         }
     }
 
+    /// From here on, the most that it ever had is counted anew.
+    pub(crate) fn forget_peak(&self) -> anyhow::Result<()> {
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").context("the kernel counts it")
+    }
+
     /// SIGTERM, and waits for the clean end.
     pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
         if self.child.try_wait()?.is_none() {

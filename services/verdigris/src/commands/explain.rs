@@ -1,10 +1,11 @@
 //! `explain-document` and `releases diff`: where a document is, and what became different.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use verdigris_proto::admin::{
-    DiffReleasesRequest, DiffReleasesResponse, ExplainDocumentRequest, ExplainDocumentResponse, ValueCount,
+    DiffReleasesRequest, DiffReleasesResponse, DocumentInLineage, ExplainDocumentRequest, ExplainDocumentResponse,
+    ValueCount,
 };
-use verdigris_proto::search::{Hit, SearchRequest};
+use verdigris_proto::search::{Hit, Lineage, SearchRequest};
 
 use super::CommandError;
 use crate::client::{CALL, Client, LONG_CALL, within};
@@ -24,6 +25,14 @@ struct Rank {
     unfiltered: Option<usize>,
 }
 
+/// A document in one lineage.
+struct InLineage<'a> {
+    place: &'a DocumentInLineage,
+    rank: Option<Rank>,
+    /// Why there is no rank although there is a query.
+    unranked: String,
+}
+
 /// Says where a document is. `query` is a text and a filter, which may be empty.
 pub(crate) async fn run(
     id: &str,
@@ -41,10 +50,8 @@ pub(crate) async fn run(
         .explain_document(within(LONG_CALL, request))
         .await?
         .into_inner();
-    let rank = match query {
-        Some((text, filter)) => Some(ranked(id, text, filter, collection, client).await?),
-        None => None,
-    };
+    let lineages = in_lineages(&answer, query, collection, client).await?;
+    let rank = lineages.first().and_then(|one| one.rank.as_ref());
     let events = answer.events.iter().map(|event| {
         json!({
             "position": event.position, "accepted_at": event.accepted_at, "kind": event.kind,
@@ -55,7 +62,7 @@ pub(crate) async fn run(
         .fields
         .iter()
         .map(|field| (field.name.clone(), json!(field.revision)));
-    let hit = rank.as_ref().and_then(|rank| rank.hit.as_ref());
+    let hit = rank.and_then(|rank| rank.hit.as_ref());
     let report = json!({
         "id": answer.id,
         "generation": answer.generation,
@@ -69,23 +76,76 @@ pub(crate) async fn run(
         "events": events.collect::<Vec<_>>(),
         "looked_through": answer.looked_through,
         "standstill": answer.standstill,
+        "rank": rank.and_then(|rank| rank.rank),
+        "score": hit.map(|hit| hit.score),
+        "words_score": hit.and_then(|hit| hit.words_score),
+        "vector_score": hit.and_then(|hit| hit.vector_score),
+        "rank_without_filter": rank.and_then(|rank| rank.unfiltered),
+        "lineages": lineages.iter().map(of_lineage).collect::<Vec<_>>(),
+    });
+    output.answer(&report, |_| shown(&answer, &lineages))?;
+    Ok(Exit::Done)
+}
+
+/// Looks for a document's rank in each lineage, where there is a query. An other lineage that does not answer (it may be
+/// about to open, or about to go) is told; the active one has to.
+async fn in_lineages<'a>(
+    answer: &'a ExplainDocumentResponse,
+    query: Option<(&str, &str)>,
+    collection: &str,
+    client: &Client,
+) -> Result<Vec<InLineage<'a>>, CommandError> {
+    let mut all = Vec::new();
+    for place in &answer.lineages {
+        let lineage = if place.role == "active" {
+            Lineage::Active
+        } else {
+            Lineage::Other
+        };
+        let ranked = match query {
+            Some(query) => ranked(&answer.id, query, lineage, collection, client).await.map(Some),
+            None => Ok(None),
+        };
+        let (rank, unranked) = match ranked {
+            Ok(rank) => (rank, String::new()),
+            Err(CommandError::Refused(status)) if lineage == Lineage::Other => (None, status.message().to_owned()),
+            Err(error) => return Err(error),
+        };
+        all.push(InLineage { place, rank, unranked });
+    }
+    Ok(all)
+}
+
+fn of_lineage(one: &InLineage<'_>) -> Value {
+    let InLineage { place, rank, unranked } = one;
+    let hit = rank.as_ref().and_then(|rank| rank.hit.as_ref());
+    json!({
+        "lineage": place.lineage, "role": place.role, "generation": place.generation, "state": place.state,
+        "segment": place.segment, "row": place.row, "written_generation": place.written_generation,
+        "floor": place.floor, "embedded_text": place.embedded_text, "problem": place.problem,
         "rank": rank.as_ref().and_then(|rank| rank.rank),
         "score": hit.map(|hit| hit.score),
         "words_score": hit.and_then(|hit| hit.words_score),
         "vector_score": hit.and_then(|hit| hit.vector_score),
         "rank_without_filter": rank.as_ref().and_then(|rank| rank.unfiltered),
-    });
-    output.answer(&report, |_| shown(&answer, rank.as_ref()))?;
-    Ok(Exit::Done)
+        "unranked": unranked,
+    })
 }
 
-async fn ranked(id: &str, text: &str, filter: &str, collection: &str, client: &Client) -> Result<Rank, CommandError> {
+async fn ranked(
+    id: &str,
+    (text, filter): (&str, &str),
+    lineage: Lineage,
+    collection: &str,
+    client: &Client,
+) -> Result<Rank, CommandError> {
     let place = async |filter: &str| -> Result<Option<(usize, Hit)>, CommandError> {
         let request = SearchRequest {
             collection: collection.to_owned(),
             text: text.to_owned(),
             filter: filter.to_owned(),
             top_k: HITS,
+            lineage: lineage.into(),
             ..SearchRequest::default()
         };
         let hits = client.search().search(within(CALL, request)).await?.into_inner().hits;
@@ -104,7 +164,7 @@ async fn ranked(id: &str, text: &str, filter: &str, collection: &str, client: &C
     })
 }
 
-fn shown(answer: &ExplainDocumentResponse, rank: Option<&Rank>) -> String {
+fn shown(answer: &ExplainDocumentResponse, lineages: &[InLineage<'_>]) -> String {
     let mut facts = vec![("document", answer.id.clone()), ("state", answer.state.clone())];
     if !answer.segment.is_empty() {
         let row = format!(
@@ -118,8 +178,15 @@ fn shown(answer: &ExplainDocumentResponse, rank: Option<&Rank>) -> String {
         facts.push(("patched since", later.collect::<Vec<_>>().join(", ")));
         facts.push(("embedded text", answer.embedded_text.clone()));
     }
-    if let Some(rank) = rank {
-        facts.push(("rank", rank_shown(rank)));
+    for (one, name) in lineages.iter().zip(["rank", "rank in the other"]) {
+        if one.place.role != "active" {
+            facts.push(("in the other lineage", other_shown(one.place, answer)));
+        }
+        match &one.rank {
+            Some(rank) => facts.push((name, rank_shown(rank))),
+            None if !one.unranked.is_empty() => facts.push((name, format!("not to be had: {}", one.unranked))),
+            None => {}
+        }
     }
     if !answer.standstill.is_empty() {
         facts.push(("standstill", answer.standstill.clone()));
@@ -141,6 +208,29 @@ fn shown(answer: &ExplainDocumentResponse, rank: Option<&Rank>) -> String {
         table(&header, &[], rows)
     };
     format!("{}\n\n{events}", pairs(&facts))
+}
+
+fn other_shown(place: &DocumentInLineage, active: &ExplainDocumentResponse) -> String {
+    let named = format!(
+        "{} ({}), generation {}",
+        place.lineage,
+        place.role.replace('_', " "),
+        place.generation
+    );
+    if !place.problem.is_empty() {
+        return format!("{named}: {}", place.problem);
+    }
+    let text = match place.embedded_text == active.embedded_text {
+        true => String::new(),
+        false => format!(", with the embedded text {:?}", place.embedded_text),
+    };
+    match place.segment.as_str() {
+        "" => format!("{named}: {}", place.state),
+        segment => format!(
+            "{named}: {}, row {} of segment {segment}, written by generation {}{text}",
+            place.state, place.row, place.written_generation
+        ),
+    }
 }
 
 fn rank_shown(rank: &Rank) -> String {
