@@ -17,7 +17,7 @@ use verdigris_core::manifest::{
     Checkpoint, Genesis, LineageId, Manifest, PublishReason, SegmentId, SettingsReference, Stats,
 };
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::{EditRefused, Hold, StagedRelease};
+use verdigris_core::pointer::{EditRefused, Hold, Pointer, StagedRelease};
 use verdigris_core::settings::Settings;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_embed::Embedder;
@@ -92,6 +92,20 @@ pub(crate) struct Change {
     pub(crate) as_candidate: bool,
 }
 
+async fn claimed(
+    deps: &IndexerDeps,
+    name: &CollectionName,
+    instance: &str,
+    before: Option<u64>,
+) -> Result<Pointer, CommitError> {
+    let (nonce, now) = (commit::nonce(), Timestamp(deps.clock.now_ns()));
+    let edit = |pointer: &Pointer| match before {
+        Some(epoch) => pointer.claim_again(epoch, instance, nonce.clone(), now),
+        None => pointer.claim(instance, nonce.clone(), now),
+    };
+    commit::swing(&*deps.store, name, nonce.clone(), edit).await
+}
+
 impl<'a> Turn<'a> {
     /// Claims; `before` is the epoch of this process's last turn.
     pub(crate) async fn begin(
@@ -101,13 +115,8 @@ impl<'a> Turn<'a> {
         instance: &'a str,
         before: Option<u64>,
     ) -> Result<Self, IndexerError> {
-        let (store, now) = (&*deps.store, Timestamp(deps.clock.now_ns()));
-        let nonce = commit::nonce();
-        let pointer = commit::swing(store, name, nonce.clone(), |p| match before {
-            Some(epoch) => p.claim_again(epoch, instance, nonce.clone(), now),
-            None => p.claim(instance, nonce.clone(), now),
-        })
-        .await?;
+        let store = &*deps.store;
+        let pointer = claimed(deps, name, instance, before).await?;
         let writer = pointer
             .writer
             .clone()

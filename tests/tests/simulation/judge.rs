@@ -400,21 +400,7 @@ impl Judge {
                 "published past a staged one".to_owned()
             })?;
         }
-        let parent = match &before.active {
-            None => Known {
-                checkpoint: 0,
-                left_out: Arc::default(),
-                absent: Arc::default(),
-            },
-            Some(active) => {
-                let is_same = active.lineage == manifest.lineage || beside::is_candidate_alone(before, after);
-                hold(is_same, || "I-3: another lineage without a flip".to_owned())?;
-                self.known
-                    .get(&active.manifest.path)
-                    .cloned()
-                    .ok_or("I-3: the parent never was")?
-            }
-        };
+        let parent = self.parent(before, after, manifest)?;
         let (from, to) = (parent.checkpoint, manifest.checkpoint.sequence);
         hold(to >= from, || {
             format!("I-3: the checkpoint goes back from {from} to {to}")
@@ -435,8 +421,57 @@ impl Judge {
         } else {
             &listed
         };
+        let (left_out, mut doubtful) = self.set_aside(&parent, to, &now_rejected, erased, model)?;
+        let known = |left_out| Known {
+            checkpoint: to,
+            left_out: Arc::new(left_out),
+            absent: absent.clone(),
+        };
+        doubtful.truncate(4);
+        let choices = (0..1u32 << doubtful.len()).map(|choice| {
+            let chosen = doubtful.iter().enumerate().filter(|(n, _)| choice & (1 << n) != 0);
+            known(
+                left_out
+                    .iter()
+                    .copied()
+                    .chain(chosen.map(|(_, sequence)| *sequence))
+                    .collect(),
+            )
+        });
+        Ok(choices.collect())
+    }
+
+    /// What was known of the release that this one was made from.
+    fn parent(&self, before: &Pointer, after: &Pointer, manifest: &Manifest) -> Verdict<Known> {
+        Ok(match &before.active {
+            None => Known {
+                checkpoint: 0,
+                left_out: Arc::default(),
+                absent: Arc::default(),
+            },
+            Some(active) => {
+                let is_same = active.lineage == manifest.lineage || beside::is_candidate_alone(before, after);
+                hold(is_same, || "I-3: another lineage without a flip".to_owned())?;
+                self.known
+                    .get(&active.manifest.path)
+                    .cloned()
+                    .ok_or("I-3: the parent never was")?
+            }
+        })
+    }
+
+    /// The events up to a checkpoint that a release lacks, with those of its parent, and those that it may lack: each
+    /// has its letter.
+    fn set_aside(
+        &self,
+        parent: &Known,
+        to: u64,
+        now_rejected: &BTreeSet<u64>,
+        erased: &BTreeSet<String>,
+        model: &Model,
+    ) -> Verdict<(BTreeSet<u64>, Vec<u64>)> {
         let (mut left_out, mut doubtful) = ((*parent.left_out).clone(), Vec::new());
-        for sequence in from + 1..=to {
+        for sequence in parent.checkpoint + 1..=to {
             let reasons = self.letters.get(&sequence);
             let has = |reason: &str| reasons.is_some_and(|reasons| reasons.contains(reason));
             let has_crashed = has(CRASHED);
@@ -460,23 +495,7 @@ impl Judge {
                 doubtful.push(sequence);
             }
         }
-        let known = |left_out| Known {
-            checkpoint: to,
-            left_out: Arc::new(left_out),
-            absent: absent.clone(),
-        };
-        doubtful.truncate(4);
-        let choices = (0..1u32 << doubtful.len()).map(|choice| {
-            let chosen = doubtful.iter().enumerate().filter(|(n, _)| choice & (1 << n) != 0);
-            known(
-                left_out
-                    .iter()
-                    .copied()
-                    .chain(chosen.map(|(_, sequence)| *sequence))
-                    .collect(),
-            )
-        });
-        Ok(choices.collect())
+        Ok((left_out, doubtful))
     }
 
     /// The one of these that the release is.
