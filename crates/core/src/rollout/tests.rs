@@ -41,6 +41,7 @@ pub(super) fn release(lineage: &str, generation: u64, documents: u64) -> KeptRel
             documents,
             live_bytes: documents * 900,
             deleted: 0,
+            erased_bytes: 0,
         }),
     }
 }
