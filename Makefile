@@ -9,13 +9,16 @@ VERDIGRIS := $(or $(CARGO_TARGET_DIR),target)/debug/verdigris
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 export VERDIGRIS_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help setup build model demo test simulate mutants lint bench proto audit format clean
+.PHONY: help setup servers build model demo test simulate mutants lint bench proto audit format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
 setup: ## Install what the build needs (apt packages); says what it does
 	@scripts/setup
+
+servers: setup ## Install the servers that tests start on loopback (S3, NATS), each in an environment of its own
+	@scripts/servers
 
 build: setup ## Build the executable
 	@$(CARGO) build --locked --workspace --bins
@@ -26,7 +29,7 @@ model: build ## Fetch the embedding model into the cache folder, checked by sha2
 demo: model ## Run the main job: events in, FAISS releases out, gRPC search, live changes
 	@examples/demo.sh $(VERDIGRIS)
 
-test: model ## Run all tests
+test: model servers ## Run all tests
 	@$(CARGO) test --locked --workspace --no-fail-fast
 
 # The allocator keeps what it got: stories are short, and each would ask the system for the same again.

@@ -325,6 +325,450 @@ pub mod measurement_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetPodRequest {}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct DemoteRequest {
+    /// How long, unless it is asked again.
+    #[prost(message, optional, tag = "1")]
+    pub time: ::core::option::Option<::prost_types::Duration>,
+    /// Share of the connections that are told to go, above 0 and up to 1; 1 when absent.
+    #[prost(double, optional, tag = "2")]
+    pub share: ::core::option::Option<f64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Pod {
+    /// Collections that are open here.
+    #[prost(message, repeated, tag = "1")]
+    pub collections: ::prost::alloc::vec::Vec<PodCollection>,
+    /// Calls of searches and reads answered since the start, and those that failed by the server's fault.
+    #[prost(uint64, tag = "2")]
+    pub answered: u64,
+    #[prost(uint64, tag = "3")]
+    pub failed: u64,
+    /// Of connections for searches: open now, and told to go since the start.
+    #[prost(uint64, tag = "4")]
+    pub connections: u64,
+    #[prost(uint64, tag = "5")]
+    pub told_to_go: u64,
+    #[prost(bool, tag = "6")]
+    pub demoted: bool,
+    /// The lineage that this process follows; empty when it follows the pointer.
+    #[prost(string, tag = "7")]
+    pub lineage: ::prost::alloc::string::String,
+    /// Whether /readyz says yes, and what it says otherwise.
+    #[prost(bool, tag = "8")]
+    pub ready: bool,
+    #[prost(string, tag = "9")]
+    pub not_ready_reason: ::prost::alloc::string::String,
+    /// What the process has, and may have, of memory; 0 where there is no limit.
+    #[prost(uint64, tag = "10")]
+    pub memory_bytes: u64,
+    #[prost(uint64, tag = "11")]
+    pub memory_limit_bytes: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PodCollection {
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub lineage: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    /// Opened, verified and warmed by queries.
+    #[prost(bool, tag = "4")]
+    pub warm: bool,
+    #[prost(uint64, tag = "5")]
+    pub documents: u64,
+    /// Of the release's files.
+    #[prost(uint64, tag = "6")]
+    pub bytes: u64,
+    /// From the first look at this lineage until it was warm; 0 until then.
+    #[prost(uint64, tag = "7")]
+    pub ready_milliseconds: u64,
+    /// Seconds since the pointer was last read without an error.
+    #[prost(double, tag = "8")]
+    pub stale_seconds: f64,
+    /// Why it is not open, when it is not.
+    #[prost(string, tag = "9")]
+    pub problem: ::prost::alloc::string::String,
+    /// What the lineage answered since it began to answer, for the live gates: as ServingWindow of statistics.
+    #[prost(uint64, tag = "10")]
+    pub window_answered: u64,
+    #[prost(uint64, tag = "11")]
+    pub window_failed: u64,
+    #[prost(double, tag = "12")]
+    pub window_p50_milliseconds: f64,
+    #[prost(double, tag = "13")]
+    pub window_p99_milliseconds: f64,
+}
+/// Generated client implementations.
+pub mod pod_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// One search process, as the controller of rollouts sees it. Asked by address of the pod, on the port of administration.
+    #[derive(Debug, Clone)]
+    pub struct PodServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl PodServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> PodServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> PodServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            PodServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// What this process has loaded, and whom it answers.
+        pub async fn get_pod(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetPodRequest>,
+        ) -> std::result::Result<tonic::Response<super::Pod>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.search.v1.PodService/GetPod",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("verdigris.search.v1.PodService", "GetPod"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Demoted: each connection, open or new, is told to go within a random one to five seconds, and what comes is answered
+        /// until it has gone. Holds for the time given and is renewed by asking again; a time of nothing ends it.
+        pub async fn demote(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DemoteRequest>,
+        ) -> std::result::Result<tonic::Response<super::Pod>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/verdigris.search.v1.PodService/Demote",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("verdigris.search.v1.PodService", "Demote"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod pod_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with PodServiceServer.
+    #[async_trait]
+    pub trait PodService: std::marker::Send + std::marker::Sync + 'static {
+        /// What this process has loaded, and whom it answers.
+        async fn get_pod(
+            &self,
+            request: tonic::Request<super::GetPodRequest>,
+        ) -> std::result::Result<tonic::Response<super::Pod>, tonic::Status>;
+        /// Demoted: each connection, open or new, is told to go within a random one to five seconds, and what comes is answered
+        /// until it has gone. Holds for the time given and is renewed by asking again; a time of nothing ends it.
+        async fn demote(
+            &self,
+            request: tonic::Request<super::DemoteRequest>,
+        ) -> std::result::Result<tonic::Response<super::Pod>, tonic::Status>;
+    }
+    /// One search process, as the controller of rollouts sees it. Asked by address of the pod, on the port of administration.
+    #[derive(Debug)]
+    pub struct PodServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> PodServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for PodServiceServer<T>
+    where
+        T: PodService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/verdigris.search.v1.PodService/GetPod" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetPodSvc<T: PodService>(pub Arc<T>);
+                    impl<T: PodService> tonic::server::UnaryService<super::GetPodRequest>
+                    for GetPodSvc<T> {
+                        type Response = super::Pod;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetPodRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PodService>::get_pod(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetPodSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/verdigris.search.v1.PodService/Demote" => {
+                    #[allow(non_camel_case_types)]
+                    struct DemoteSvc<T: PodService>(pub Arc<T>);
+                    impl<T: PodService> tonic::server::UnaryService<super::DemoteRequest>
+                    for DemoteSvc<T> {
+                        type Response = super::Pod;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DemoteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PodService>::demote(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DemoteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for PodServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "verdigris.search.v1.PodService";
+    impl<T> tonic::server::NamedService for PodServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetGoldenQueriesRequest {
     #[prost(string, tag = "1")]
