@@ -45,6 +45,9 @@ pub(crate) fn first_deployment(collection: &Collection, slot: Slot) -> Value {
         },
         "spec": {
             "replicas": 0,
+            // Two templates never run beside each other in one slot. From the first write on: the API would fill in the
+            // limits of a rolling update, which do not go with this.
+            "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": labels},
             "template": {
                 "metadata": {"labels": labels},
@@ -67,8 +70,6 @@ pub(crate) fn deployment(collection: &Collection, slot: Slot, target: &Target, e
         names::SINCE: now.to_string(), names::EPOCH: epoch.to_string(),
     });
     labels.insert(names::TARGET.to_owned(), target.id().to_string());
-    // Two templates never run beside each other in one slot.
-    object["spec"]["strategy"] = json!({"type": "Recreate"});
     object["spec"]["template"] = json!({
         "metadata": {"labels": labels, "annotations": collection.spec.pods.annotations},
         "spec": pod(&collection.spec, &slot_labels, target),

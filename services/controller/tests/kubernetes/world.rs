@@ -29,7 +29,7 @@ use crate::cluster::Platform;
 use crate::search::Processes;
 
 /// How long anything may take on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(120);
 const NAME: &str = "products";
 
 pub(crate) struct World {
