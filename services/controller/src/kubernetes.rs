@@ -16,6 +16,7 @@ pub mod plugin;
 mod pods;
 mod reconcile;
 mod render;
+#[expect(clippy::duplicated_attributes, reason = "each printer column has a name and a type")]
 pub mod resource;
 mod status;
 mod yaml;

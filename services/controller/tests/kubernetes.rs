@@ -5,6 +5,7 @@
 //! Deployments and EndpointSlices would do is written through it by the test, and each pod's search process is a real
 //! gRPC server on an address of its own. A watcher looks all the time whether what is selected has a ready pod (I-6).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+#![allow(clippy::print_stdout, reason = "what is skipped, or tried again, is told")]
 
 #[path = "kubernetes/apiserver.rs"]
 mod apiserver;

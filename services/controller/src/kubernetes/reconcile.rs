@@ -56,17 +56,23 @@ pub(crate) struct Memory {
     command: Option<(String, Timestamp)>,
 }
 
-/// All memories, by namespace and name.
+/// Namespace and name of a Collection.
+type Key = (String, String);
+
+/// A memory; one look at a time has it.
+type Shared = Arc<tokio::sync::Mutex<Memory>>;
+
+/// All memories.
 #[derive(Default)]
-pub(crate) struct Memories(Mutex<BTreeMap<(String, String), Arc<tokio::sync::Mutex<Memory>>>>);
+pub(crate) struct Memories(Mutex<BTreeMap<Key, Shared>>);
 
 impl Memories {
-    fn of(&self, key: (String, String)) -> Arc<tokio::sync::Mutex<Memory>> {
+    fn of(&self, key: Key) -> Shared {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(key).or_default().clone()
     }
 
-    fn forget(&self, key: &(String, String)) {
+    fn forget(&self, key: &Key) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 }
@@ -129,7 +135,7 @@ pub(crate) fn after_error(collection: Arc<Collection>, error: &ReconcileError, _
     Requeue::requeue(RETRY)
 }
 
-fn key(collection: &Collection) -> (String, String) {
+fn key(collection: &Collection) -> Key {
     (names::namespace(collection), collection.name_any())
 }
 
