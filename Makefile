@@ -9,7 +9,7 @@ VERDIGRIS := $(or $(CARGO_TARGET_DIR),target)/debug/verdigris
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 export VERDIGRIS_CACHE ?= $(CURDIR)/.cache
 
-.PHONY: help setup servers build model demo test simulate mutants lint bench proto audit format clean
+.PHONY: help setup servers build model demo test simulate mutants lint bench proto image check-deploy cluster test-cluster prove-cluster audit format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -49,6 +49,27 @@ bench: model ## Run the benchmarks that docs/benchmarks.md keeps (one alone: scr
 
 proto: setup ## Generate crates/proto from proto/ again
 	@UPDATE_PROTO=1 $(CARGO) test --locked -p verdigris-proto
+
+image: model ## Pack the executable, its libraries and the model as an OCI image, and try it under a read-only root
+	@scripts/image
+	@scripts/check-image
+
+check-deploy: ## Check chart, plain manifests, alerts, runbooks and Dockerfile; what cannot be had is skipped by name
+	@tests/cluster/tools helm promtool
+	@scripts/check-deploy
+
+# Go tools are built one at a time, and never beside cargo.
+cluster: image
+	@$(CARGO) build --locked -p verdigris --example cluster_load
+	@scripts/servers nats
+	@tests/cluster/build
+	@tests/cluster/tools versitygw helm kubeconform
+
+test-cluster: cluster ## Go the whole way on a real one-node Kubernetes, short (needs root, Go; KUBECONFIG takes another cluster)
+	@tests/cluster/test
+
+prove-cluster: cluster ## Measure swaps, kills and outages on that Kubernetes
+	@tests/cluster/prove
 
 audit: ## Check licences, sources and advisories of dependencies (needs cargo-deny)
 	@$(CARGO) deny check

@@ -18,6 +18,15 @@ use crate::watch::{self, PATIENCE, Watchdog};
 /// How long a build may take that changed everything.
 const BUILD_PATIENCE: Duration = Duration::from_secs(1_800);
 
+/// What variables begin with that cargo sets for a test.
+const OF_THE_TEST: [&str; 5] = [
+    "CARGO_PKG_",
+    "CARGO_MANIFEST_",
+    "CARGO_CRATE_",
+    "CARGO_BIN_",
+    "CARGO_PRIMARY_",
+];
+
 /// Settings of a collection that needs no model.
 pub const HASH_SETTINGS: &str = r#"{"embedder":{"provider":"hash","dimension":64}}"#;
 
@@ -42,6 +51,14 @@ pub fn executable() -> &'static Path {
             .arg(if name == "debug" { "dev" } else { name })
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("CARGO_TARGET_DIR", target);
+        // What cargo tells a test of its own package, a build script may take for a change, and half of the dependencies
+        // would be built again each time (ring's does).
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if OF_THE_TEST.iter().any(|prefix| name.starts_with(prefix)) {
+                build.env_remove(&*name);
+            }
+        }
         let built = watch::run(&mut build, BUILD_PATIENCE);
         assert!(built.status.success(), "the executable was not built: {}", built.err);
         profile.join("verdigris")
@@ -206,12 +223,16 @@ impl Folder {
         let mut line = String::new();
         out.read_line(&mut line).expect("standard output is text");
         let ready: Value = serde_json::from_str(&line).unwrap_or_default();
-        if let (Some(grpc), Some(http)) = (ready["grpc"].as_str(), ready["http"].as_str()) {
+        let admin = ready["admin"].as_str().map(str::to_owned);
+        // A process that has no searches and no events is spoken to where it is administered.
+        let grpc = ready["grpc"].as_str().or(admin.as_deref());
+        if let (Some(grpc), Some(http)) = (grpc, ready["http"].as_str()) {
             let hung = watchdog.call_off();
             assert!(!hung, "up was too slow to start\n{}", self.log());
             return Ok(Server {
                 child,
                 url: grpc.to_owned(),
+                admin: admin.clone(),
                 http: http.to_owned(),
             });
         }
@@ -262,6 +283,8 @@ pub struct Server {
     child: Child,
     /// Address of gRPC.
     pub url: String,
+    /// Address of administration, where that is a port of its own.
+    pub admin: Option<String>,
     /// Address of metrics and health.
     pub http: String,
 }

@@ -25,6 +25,7 @@ use verdigris_engine::release::open::OpenRelease;
 use verdigris_engine::release::search::{Mode, Query};
 use verdigris_store::collection as objects;
 use verdigris_store::directory::DirectoryStore;
+use verdigris_store::fetch::VerifiedFiles;
 use verdigris_tests::process::Folder;
 
 use opener::Opener;
@@ -167,7 +168,10 @@ fn open(folder: &Folder, reference: &Value) -> Arc<Release> {
         let store = Arc::new(DirectoryStore::open(&folder.data().join("store")).unwrap());
         let reference = serde_json::from_value(reference.clone()).unwrap();
         let manifest = objects::manifest(&*store, &name, &reference).await.unwrap();
-        Opener::new(store).open(Arc::new(manifest), None).await.unwrap()
+        Opener::new(store, VerifiedFiles::default())
+            .open(Arc::new(manifest), None)
+            .await
+            .unwrap()
     })
 }
 

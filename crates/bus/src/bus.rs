@@ -29,12 +29,14 @@ pub trait Bus: Send + Sync {
     async fn open(&self, collection: &CollectionName) -> Result<StreamIdentity, BusError>;
 
     /// Appends all events or none, making the stream where there is none; they are durable when it returns. An append that
-    /// is dropped, or that ends in an error other than a refusal, may have happened: events may come twice, and do no
-    /// harm then.
+    /// is dropped, or that ends in an error other than a refusal, may have happened, on a broker in part too: events may
+    /// come twice, and do no harm then.
     async fn append(&self, collection: &CollectionName, events: Vec<NewEvent>) -> Result<Appended, BusError>;
 
-    /// The events after sequence `after`, in order and without gaps, up to the limits; empty at the end, and where there
-    /// is no stream. [`BusError::Trimmed`] where events after `after` are gone.
+    /// The events after sequence `after`, in order and without one left out, up to the limits; empty at the end, and where
+    /// there is no stream. Numbers in between may be those of other collections. [`BusError::Trimmed`] where events after
+    /// `after` are gone, or may be; [`BusError::StreamChanged`] where the event at `after`, which was read or compared
+    /// here, is another one now.
     async fn read(
         &self,
         collection: &CollectionName,
@@ -42,19 +44,24 @@ pub trait Bus: Send + Sync {
         limits: ReadLimits,
     ) -> Result<Vec<BusEvent>, BusError>;
 
-    /// Returns once there is an event after sequence `after`. Cancel safe.
+    /// Returns once there is an event after sequence `after`; waits through an outage. Cancel safe.
     async fn wait(&self, collection: &CollectionName, after: u64) -> Result<(), BusError>;
 
     /// What there is of the collection's stream; [`BusError::UnknownCollection`] where there is none.
     async fn state(&self, collection: &CollectionName) -> Result<StreamState, BusError>;
 
+    /// How many events there are after sequence `after`.
+    async fn unread(&self, collection: &CollectionName, after: u64) -> Result<u64, BusError>;
+
     /// When the oldest event after sequence `after` was accepted: the age of the oldest unread one.
     async fn oldest_after(&self, collection: &CollectionName, after: u64) -> Result<Option<i64>, BusError>;
 
-    /// [`BusEvent::digest`] of the event at `sequence`, if it is there: what a checkpoint is compared with.
+    /// [`BusEvent::digest`] of the event at `sequence`, if it is there: what a checkpoint is compared with. Where another
+    /// collection's event is in that place, a digest that fits none of this one's.
     async fn digest_at(&self, collection: &CollectionName, sequence: u64) -> Result<Option<Digest>, BusError>;
 
     /// Removes old events as far as `retention` says, in one bounded step, and returns how many. Call again until it is 0.
+    /// To be called all the time: where a broker removes events by itself, this notes of which collection they were none.
     async fn retain(&self, collection: &CollectionName, retention: Retention, now_ns: i64) -> Result<u64, BusError>;
 
     /// The collections that have a stream, sorted.
@@ -78,10 +85,10 @@ pub struct Appended {
     pub stream: StreamIdentity,
     /// Sequence of the first.
     pub first: u64,
-    /// Sequence of the last.
+    /// Sequence of the last. Others may have come in between.
     pub last: u64,
-    /// Accept time of the last, in nanoseconds since the epoch; no earlier event of the stream has a later one.
-    pub accepted_at_ns: i64,
+    /// Accept time of the last, in nanoseconds since the epoch, where it costs nothing to know.
+    pub accepted_at_ns: Option<i64>,
 }
 
 /// An event in its place.
@@ -89,7 +96,8 @@ pub struct Appended {
 pub struct BusEvent {
     /// Its number in the stream.
     pub sequence: u64,
-    /// When it was accepted, in nanoseconds since the epoch; strictly increasing within a stream.
+    /// When it was accepted, in nanoseconds since the epoch; strictly increasing within a stream, as far as a broker's clock
+    /// does not go back.
     pub accepted_at_ns: i64,
     /// The event as it came.
     pub payload: Bytes,
@@ -119,12 +127,12 @@ pub struct ReadLimits {
 pub struct StreamState {
     /// Tells this life of the stream from another.
     pub identity: StreamIdentity,
-    /// The first sequence that is still there; `last + 1` where none is.
+    /// The sequence from which on no event is missing: 1 while none was removed; `last + 1` where none is there.
     pub first_kept: u64,
     /// The last sequence that there ever was; 0 before the first.
     pub last: u64,
-    /// Bytes of the payloads that are there.
-    pub bytes: u64,
+    /// Bytes of the payloads that are there, where the bus counts them by collection.
+    pub bytes: Option<u64>,
     /// Accept time of the last event, in nanoseconds since the epoch.
     pub last_accepted_at_ns: Option<i64>,
 }
@@ -134,10 +142,35 @@ pub struct StreamState {
 pub struct Retention {
     /// Nanoseconds since an event was accepted.
     pub age_ns: i64,
-    /// Bytes of payloads.
+    /// Bytes of payloads, where the bus counts them by collection; a broker has a limit for the whole stream.
     pub bytes: u64,
     /// Sequence of the oldest kept checkpoint. The event there stays too, since the checkpoint is compared with it.
     pub never_past: u64,
+}
+
+/// Refuses what no bus takes; the bytes of what it does.
+pub(crate) fn check_append(collection: &CollectionName, events: &[NewEvent]) -> Result<usize, BusError> {
+    if events.is_empty() {
+        return Err(BusError::NothingToAppend(collection.clone()));
+    }
+    if events.len() > APPEND_EVENTS_MAX {
+        return Err(BusError::TooManyEvents { events: events.len() });
+    }
+    let mut bytes = 0;
+    for (index, event) in events.iter().enumerate() {
+        if event.payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(BusError::PayloadTooLarge {
+                index,
+                bytes: event.payload.len(),
+            });
+        }
+        bytes += event.payload.len();
+    }
+    if bytes > APPEND_BYTES_MAX {
+        Err(BusError::AppendTooLarge { bytes })
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// What core compares a checkpoint at `sequence` with.

@@ -22,8 +22,8 @@ pub trait Fixture: Send + Sync {
     /// A new handle to the bus, as another process would have it.
     async fn handle(&self) -> Arc<dyn Bus>;
 
-    /// Sets the clock that accept times come from.
-    fn set_clock(&self, now_ns: i64);
+    /// Sets the clock that accept times come from; false where the bus has one of its own.
+    fn set_clock(&self, now_ns: i64) -> bool;
 }
 
 /// A case: its name, and what runs it.
@@ -40,7 +40,7 @@ pub const CASES: &[Case] = &[
     ("reads obey their limits and return one event at least", |f| {
         Box::pin(limits(f))
     }),
-    ("sequences have no gaps under concurrent appends of two handles", |f| {
+    ("an append stays together among concurrent ones of two handles", |f| {
         Box::pin(concurrency(f))
     }),
     (
@@ -51,6 +51,10 @@ pub const CASES: &[Case] = &[
         Box::pin(append_limits(f))
     }),
     ("collections have streams of their own", |f| Box::pin(isolation(f))),
+    (
+        "what comes between the events of a collection is not taken for lost",
+        |f| Box::pin(interleaving(f)),
+    ),
     ("a stream is made by opening it, once, and not by reading", |f| {
         Box::pin(opening(f))
     }),
@@ -75,6 +79,9 @@ pub const CASES: &[Case] = &[
     }),
     ("a checkpoint fits its stream and no other", |f| {
         Box::pin(checkpoints(f))
+    }),
+    ("a checkpoint that retention has passed does not fit", |f| {
+        Box::pin(checkpoint_passed_over(f))
     }),
     ("what was appended is there for the next handle", |f| {
         Box::pin(reopening(f))
@@ -115,36 +122,59 @@ fn texts(events: &[BusEvent]) -> Vec<String> {
 }
 
 #[track_caller]
-fn check_order(events: &[BusEvent], first: u64) {
-    for (expected, event) in (first..).zip(events) {
-        assert_eq!(event.sequence, expected, "sequences have no gaps");
-    }
+fn check_order(events: &[BusEvent], after: u64) {
     for pair in events.windows(2) {
+        assert!(pair[0].sequence < pair[1].sequence, "sequences increase: {pair:?}");
         assert!(
             pair[0].accepted_at_ns < pair[1].accepted_at_ns,
             "accept times increase: {pair:?}"
         );
     }
+    assert!(events.first().is_none_or(|event| event.sequence > after));
+}
+
+/// Appends and says where the events are.
+async fn placed(bus: &dyn Bus, collection: &str, texts: &[&str]) -> Vec<u64> {
+    let appended = append(bus, collection, texts).await;
+    let events = read(bus, collection, appended.first - 1).await;
+    let places: Vec<_> = events.iter().map(|event| event.sequence).collect();
+    assert_eq!(
+        (places.len(), places.first(), places.last()),
+        (texts.len(), Some(&appended.first), Some(&appended.last))
+    );
+    places
+}
+
+/// Everything may go but what a checkpoint needs.
+fn all_but(never_past: u64) -> Retention {
+    Retention {
+        age_ns: 0,
+        bytes: 0,
+        never_past,
+    }
 }
 
 async fn reading(fixture: &dyn Fixture) {
     let bus = fixture.handle().await;
-    let appended = append(&*bus, "c", &["a", "b"]).await;
-    assert_eq!((appended.first, appended.last), (1, 2));
+    let mut at = placed(&*bus, "c", &["a", "b"]).await;
     let appended = append(&*bus, "c", &["c"]).await;
-    assert_eq!((appended.first, appended.last), (3, 3));
+    assert_eq!(appended.first, appended.last);
+    at.push(appended.last);
     for (after, expect) in [
         (0, vec!["a", "b", "c"]),
-        (1, vec!["b", "c"]),
-        (2, vec!["c"]),
-        (3, vec![]),
-        (99, vec![]),
+        (at[0], vec!["b", "c"]),
+        (at[1], vec!["c"]),
+        (at[2], vec![]),
+        (at[2] + 99, vec![]),
     ] {
         let events = read(&*bus, "c", after).await;
         assert_eq!(texts(&events), expect, "after {after}");
-        check_order(&events, after + 1);
+        check_order(&events, after);
+        let unread = bus.unread(&name("c"), after).await.expect("counted");
+        assert_eq!(unread, expect.len() as u64, "after {after}");
     }
-    assert_eq!(read(&*bus, "c", 2).await[0].accepted_at_ns, appended.accepted_at_ns);
+    let last = read(&*bus, "c", at[1]).await.remove(0);
+    assert!(appended.accepted_at_ns.is_none_or(|at| at == last.accepted_at_ns));
     assert!(read(&*bus, "c", u64::MAX).await.is_empty());
 }
 
@@ -164,6 +194,13 @@ async fn limits(fixture: &dyn Fixture) {
         let read = bus.read(&name("c"), 0, limits).await.expect("read");
         assert_eq!(read.len(), expect, "{limits:?}");
     }
+    let one = ReadLimits { events: 1, ..ALL };
+    let (mut after, mut all) = (0, Vec::new());
+    while let Some(event) = bus.read(&name("c"), after, one).await.expect("read").pop() {
+        after = event.sequence;
+        all.push(event);
+    }
+    assert_eq!(texts(&all), ["aaaa", "bb", "cc", "d"], "one after the other");
 }
 
 async fn concurrency(fixture: &dyn Fixture) {
@@ -180,11 +217,11 @@ async fn concurrency(fixture: &dyn Fixture) {
     appends.for_each(|append| drop(tasks.spawn(append)));
     let done = tasks.join_all().await;
     let events = read(&*handles[0], "c", 0).await;
-    check_order(&events, 1);
+    check_order(&events, 0);
     assert_eq!(events.len(), done.iter().map(|(_, events)| events.len()).sum::<usize>());
     for (appended, sent) in done {
-        let range = appended.first as usize - 1..appended.last as usize;
-        let found: Vec<_> = events[range].iter().map(|event| &event.payload).collect();
+        let is_in = |event: &&BusEvent| (appended.first..=appended.last).contains(&event.sequence);
+        let found: Vec<_> = events.iter().filter(is_in).map(|event| &event.payload).collect();
         assert_eq!(
             found,
             sent.iter().map(|event| &event.payload).collect::<Vec<_>>(),
@@ -195,16 +232,23 @@ async fn concurrency(fixture: &dyn Fixture) {
 
 async fn accept_times(fixture: &dyn Fixture) {
     let bus = fixture.handle().await;
+    if !fixture.set_clock(HOUR) {
+        for _ in 0..50 {
+            append(&*bus, "c", &["x", "y", "z"]).await;
+        }
+        check_order(&read(&*bus, "c", 0).await, 0);
+        return;
+    }
     let mut last = i64::MIN;
     for now in [HOUR, HOUR, HOUR - 5, 0, -HOUR, 2 * HOUR, HOUR] {
         fixture.set_clock(now);
         let appended = append(&*bus, "c", &["x", "y", "z"]).await;
         let events = read(&*bus, "c", appended.first - 1).await;
-        check_order(&events, appended.first);
+        check_order(&events, appended.first - 1);
         assert!(events[0].accepted_at_ns > last, "{now}: later than what came before");
         assert!(events[0].accepted_at_ns >= now, "{now}: not before the clock");
-        assert_eq!(events[2].accepted_at_ns, appended.accepted_at_ns);
-        last = appended.accepted_at_ns;
+        last = events[2].accepted_at_ns;
+        assert_eq!(appended.accepted_at_ns, Some(last));
     }
     let expect = [HOUR, HOUR + 3, HOUR + 6, HOUR + 9, HOUR + 12, 2 * HOUR, 2 * HOUR + 3];
     let events = read(&*bus, "c", 0).await;
@@ -215,7 +259,7 @@ async fn accept_times(fixture: &dyn Fixture) {
     );
     let other = append(&*fixture.handle().await, "c", &["w"]).await;
     assert!(
-        other.accepted_at_ns > last,
+        other.accepted_at_ns > Some(last),
         "another process goes on from the last accept time too"
     );
 }
@@ -245,13 +289,17 @@ async fn append_limits(fixture: &dyn Fixture) {
         bus.collections().await.expect("listed").is_empty(),
         "a refused append leaves nothing"
     );
-    assert_eq!(
-        bus.append(&c, vec![largest, small()])
-            .await
-            .expect("within the limits")
-            .last,
-        2
-    );
+    bus.append(&c, vec![largest, small()]).await.expect("within the limits");
+    let sizes: Vec<_> = read(&*bus, "c", 0)
+        .await
+        .iter()
+        .map(|event| event.payload.len())
+        .collect();
+    assert_eq!(sizes, [PAYLOAD_BYTES_MAX, 1]);
+    bus.append(&c, vec![small(); APPEND_EVENTS_MAX])
+        .await
+        .expect("within the limits");
+    assert_eq!(bus.unread(&c, 0).await.expect("counted"), APPEND_EVENTS_MAX as u64 + 2);
 }
 
 async fn isolation(fixture: &dyn Fixture) {
@@ -261,8 +309,40 @@ async fn isolation(fixture: &dyn Fixture) {
     append(&*bus, "b", &["b2"]).await;
     assert_eq!(texts(&read(&*bus, "a", 0).await), ["a1", "a2"]);
     assert_eq!(texts(&read(&*bus, "b", 0).await), ["b1", "b2"]);
-    check_order(&read(&*bus, "b", 0).await, 1);
+    check_order(&read(&*bus, "b", 0).await, 0);
     assert_eq!(bus.collections().await.expect("listed"), [name("a"), name("b")]);
+    let identities = [bus.open(&name("a")).await, bus.open(&name("b")).await].map(|identity| identity.expect("open"));
+    assert_ne!(identities[0], identities[1], "a position in one is none in the other");
+}
+
+/// Goal: a gap that other collections' events make is none. Method: each place in both logs is read on from, compared as
+/// a checkpoint, and counted from, while retention removes the other collection's events around it.
+async fn interleaving(fixture: &dyn Fixture) {
+    let bus = fixture.handle().await;
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for n in 0..10 {
+        a.extend(placed(&*bus, "a", &[&format!("a{n}")]).await);
+        b.extend(placed(&*bus, "b", &[&format!("b{n}"), "x"]).await);
+    }
+    bus.retain(&name("b"), all_but(b[9]), i64::MAX).await.expect("retained");
+    let stream = bus.open(&name("a")).await.expect("opened");
+    for (n, after) in std::iter::once(0).chain(a).enumerate() {
+        let events = read(&*bus, "a", after).await;
+        let expect: Vec<_> = (n..10).map(|n| format!("a{n}")).collect();
+        assert_eq!(texts(&events), expect, "after {after}");
+        let facts = facts(&*bus, &name("a"), after).await.expect("asked");
+        let checkpoint = Checkpoint {
+            stream,
+            sequence: after,
+            digest: facts.digest_at_checkpoint,
+        };
+        assert_eq!(facts.digest_at_checkpoint.is_some(), n > 0);
+        assert_eq!(check_checkpoint(&checkpoint, &facts), Ok(()));
+        assert_eq!(bus.unread(&name("a"), after).await.expect("counted"), 10 - n as u64);
+    }
+    let error = bus.read(&name("b"), b[3], ALL).await.expect_err("events are gone");
+    assert!(matches!(error, BusError::Trimmed { .. }), "{error}");
+    assert_eq!(read(&*bus, "b", b[9]).await.len(), 10);
 }
 
 async fn opening(fixture: &dyn Fixture) {
@@ -271,6 +351,7 @@ async fn opening(fixture: &dyn Fixture) {
     assert!(read(&*bus, "c", 0).await.is_empty());
     assert!(matches!(bus.state(&c).await, Err(BusError::UnknownCollection(_))));
     assert_eq!(bus.oldest_after(&c, 0).await.expect("asked"), None);
+    assert_eq!(bus.unread(&c, 0).await.expect("asked"), 0);
     assert_eq!(bus.digest_at(&c, 1).await.expect("asked"), None);
     assert!(
         bus.collections().await.expect("listed").is_empty(),
@@ -280,24 +361,24 @@ async fn opening(fixture: &dyn Fixture) {
     assert_eq!(bus.open(&c).await.expect("opened again"), identity);
     assert_eq!(other.open(&c).await.expect("opened elsewhere"), identity);
     let state = bus.state(&c).await.expect("there");
-    assert_eq!(
-        (state.identity, state.first_kept, state.last, state.bytes),
-        (identity, 1, 0, 0)
-    );
+    assert_eq!((state.identity, state.first_kept, state.last), (identity, 1, 0));
+    assert_eq!(state.bytes.unwrap_or(0), 0);
     assert_eq!(append(&*other, "c", &["a"]).await.stream, identity);
 }
 
 async fn waiting(fixture: &dyn Fixture) {
     let (bus, other) = (fixture.handle().await, fixture.handle().await);
     let c = name("c");
-    for (after, from) in [(0, &bus), (1, &other), (2, &bus)] {
+    let mut after = 0;
+    for from in [&bus, &other, &bus] {
         let (waiter, appended) = tokio::join!(bus.wait(&c, after), append(&**from, "c", &["x"]));
         waiter.expect("woken");
-        assert_eq!(appended.last, after + 1);
+        assert!(appended.last > after);
+        after = appended.last;
     }
     bus.wait(&c, 0).await.expect("already there");
     // A waiter of one collection sleeps through what another gets.
-    let mut idle = std::pin::pin!(bus.wait(&c, 3));
+    let mut idle = std::pin::pin!(bus.wait(&c, after));
     append(&*bus, "d", &["x"]).await;
     bus.wait(&name("d"), 0).await.expect("woken");
     let still = std::future::poll_fn(|task| std::task::Poll::Ready(idle.as_mut().poll(task).is_pending())).await;
@@ -309,14 +390,16 @@ async fn waiting(fixture: &dyn Fixture) {
 async fn dropped_waiter(fixture: &dyn Fixture) {
     let bus = fixture.handle().await;
     let c = name("c");
-    for n in 0..20 {
+    let mut after = 0;
+    for _ in 0..20 {
         tokio::select! {
             biased;
-            _ = bus.wait(&c, n) => unreachable!("there is no event {n} yet"),
+            _ = bus.wait(&c, after) => unreachable!("there is no event after {after} yet"),
             () = tokio::task::yield_now() => {}
         }
-        append(&*bus, "c", &["x"]).await;
-        bus.wait(&c, n).await.expect("woken");
+        let appended = append(&*bus, "c", &["x"]).await;
+        bus.wait(&c, after).await.expect("woken");
+        after = appended.last;
     }
     assert_eq!(read(&*bus, "c", 0).await.len(), 20);
 }
@@ -328,55 +411,57 @@ async fn retention(fixture: &dyn Fixture) {
         fixture.set_clock(hour * HOUR);
         append(&*bus, "c", &["12345"; 2]).await;
     }
+    let events = read(&*bus, "c", 0).await;
+    let now = events[9].accepted_at_ns + HOUR;
     let keep = Retention {
         age_ns: i64::MAX,
         bytes: u64::MAX,
         never_past: u64::MAX,
     };
-    assert_eq!(bus.retain(&c, keep, 100 * HOUR).await.expect("retained"), 0);
-    let old = Retention {
-        age_ns: 3 * HOUR,
+    let younger_than = |event: &BusEvent| Retention {
+        age_ns: now - event.accepted_at_ns,
         ..keep
     };
-    assert_eq!(
-        bus.retain(&c, old, 5 * HOUR).await.expect("retained"),
-        2,
-        "those of the first hour"
-    );
-    let state = bus.state(&c).await.expect("there");
-    assert_eq!((state.first_kept, state.last, state.bytes), (3, 10, 40));
-    let small = Retention { bytes: 24, ..keep };
-    assert_eq!(
-        bus.retain(&c, small, 5 * HOUR).await.expect("retained"),
-        4,
-        "until 24 bytes hold the rest"
-    );
-    let state = bus.state(&c).await.expect("there");
-    assert_eq!((state.first_kept, state.last, state.bytes), (7, 10, 20));
-    check_order(&read(&*bus, "c", 6).await, 7);
-    assert_eq!(bus.retain(&c, small, 5 * HOUR).await.expect("retained"), 0);
-    let oldest = bus.oldest_after(&c, 6).await.expect("asked");
-    assert_eq!(oldest, Some(4 * HOUR));
-    assert_eq!(bus.oldest_after(&c, 8).await.expect("asked"), Some(5 * HOUR));
-    assert_eq!(bus.oldest_after(&c, 10).await.expect("asked"), None);
+    let check = async |first: usize| {
+        let state = bus.state(&c).await.expect("there");
+        assert!((events[first - 1].sequence + 1..=events[first].sequence).contains(&state.first_kept));
+        assert_eq!(state.last, events[9].sequence);
+        assert!(state.bytes.is_none_or(|bytes| bytes == 5 * (10 - first as u64)));
+        let (last, next) = (&events[first - 1], &events[first]);
+        assert_eq!(read(&*bus, "c", last.sequence).await, events[first..]);
+        assert_eq!(
+            bus.oldest_after(&c, last.sequence).await.expect("asked"),
+            Some(next.accepted_at_ns)
+        );
+    };
+    assert_eq!(bus.retain(&c, keep, now).await.expect("retained"), 0);
+    let removed = bus.retain(&c, younger_than(&events[2]), now).await.expect("retained");
+    assert_eq!(removed, 2, "those of the first hour");
+    check(2).await;
+    let counts_bytes = bus.state(&c).await.expect("there").bytes.is_some();
+    let small = if counts_bytes {
+        Retention { bytes: 24, ..keep }
+    } else {
+        younger_than(&events[6])
+    };
+    let removed = bus.retain(&c, small, now).await.expect("retained");
+    assert_eq!(removed, 4, "until 24 bytes hold the rest");
+    check(6).await;
+    assert_eq!(bus.retain(&c, small, now).await.expect("retained"), 0);
+    assert_eq!(bus.oldest_after(&c, events[9].sequence).await.expect("asked"), None);
 }
 
 async fn retention_and_checkpoint(fixture: &dyn Fixture) {
     let bus = fixture.handle().await;
     let c = name("c");
     fixture.set_clock(HOUR);
-    append(&*bus, "c", &["1", "2", "3", "4", "5"]).await;
-    let digest = bus.digest_at(&c, 3).await.expect("asked");
-    let all_but = |never_past| Retention {
-        age_ns: 0,
-        bytes: 0,
-        never_past,
-    };
-    assert_eq!(bus.retain(&c, all_but(0), 9 * HOUR).await.expect("retained"), 0);
-    assert_eq!(bus.retain(&c, all_but(3), 9 * HOUR).await.expect("retained"), 2);
-    assert_eq!(texts(&read(&*bus, "c", 2).await), ["3", "4", "5"]);
+    let at = placed(&*bus, "c", &["1", "2", "3", "4", "5"]).await;
+    let digest = bus.digest_at(&c, at[2]).await.expect("asked");
+    assert_eq!(bus.retain(&c, all_but(0), i64::MAX).await.expect("retained"), 0);
+    assert_eq!(bus.retain(&c, all_but(at[2]), i64::MAX).await.expect("retained"), 2);
+    assert_eq!(texts(&read(&*bus, "c", at[1]).await), ["3", "4", "5"]);
     assert_eq!(
-        bus.digest_at(&c, 3).await.expect("asked"),
+        bus.digest_at(&c, at[2]).await.expect("asked"),
         digest,
         "a checkpoint there can still be compared"
     );
@@ -386,62 +471,64 @@ async fn trimmed(fixture: &dyn Fixture) {
     let bus = fixture.handle().await;
     let c = name("c");
     fixture.set_clock(HOUR);
-    append(&*bus, "c", &["1", "2", "3"]).await;
-    bus.retain(
-        &c,
-        Retention {
-            age_ns: 0,
-            bytes: 0,
-            never_past: 3,
-        },
-        9 * HOUR,
-    )
-    .await
-    .expect("retained");
-    for after in [0, 1] {
+    let at = placed(&*bus, "c", &["1", "2", "3"]).await;
+    bus.retain(&c, all_but(at[2]), i64::MAX).await.expect("retained");
+    let kept = bus.state(&c).await.expect("there").first_kept;
+    assert!((at[1] + 1..=at[2]).contains(&kept));
+    for after in [0, at[0]] {
         let error = bus.read(&c, after, ALL).await.expect_err("events are gone");
         assert!(
-            matches!(error, BusError::Trimmed { first_kept: 3, after: at, .. } if at == after),
+            matches!(error, BusError::Trimmed { first_kept, after: at, .. } if at == after && first_kept == kept),
             "{error}"
         );
     }
-    assert_eq!(texts(&read(&*bus, "c", 2).await), ["3"]);
+    assert_eq!(texts(&read(&*bus, "c", at[1]).await), ["3"]);
 }
 
 async fn empty_after_retention(fixture: &dyn Fixture) {
     let bus = fixture.handle().await;
     let c = name("c");
     fixture.set_clock(HOUR);
-    append(&*bus, "c", &["1", "2"]).await;
-    let none = Retention {
-        age_ns: 0,
-        bytes: 0,
-        never_past: u64::MAX,
-    };
-    assert_eq!(bus.retain(&c, none, 9 * HOUR).await.expect("retained"), 2);
+    let at = placed(&*bus, "c", &["1", "2"]).await;
+    let before = read(&*bus, "c", at[0]).await.remove(0);
+    assert_eq!(bus.retain(&c, all_but(u64::MAX), i64::MAX).await.expect("retained"), 2);
     let state = bus.state(&c).await.expect("there");
-    assert_eq!((state.first_kept, state.last, state.bytes), (3, 2, 0));
-    assert!(read(&*bus, "c", 2).await.is_empty());
+    assert_eq!((state.first_kept, state.last), (at[1] + 1, at[1]));
+    assert_eq!(state.bytes.unwrap_or(0), 0);
+    assert!(read(&*bus, "c", at[1]).await.is_empty());
     fixture.set_clock(0);
     let appended = append(&*bus, "c", &["3"]).await;
-    assert_eq!(appended.first, 3);
-    assert!(appended.accepted_at_ns > HOUR, "accept times go on too");
+    assert!(appended.first > at[1]);
+    let after = read(&*bus, "c", at[1]).await.remove(0);
+    assert!(after.accepted_at_ns > before.accepted_at_ns, "accept times go on too");
 }
 
 async fn forgetting(fixture: &dyn Fixture) {
     let (bus, other) = (fixture.handle().await, fixture.handle().await);
     let c = name("c");
     let before = append(&*bus, "c", &["old"; 3]).await;
+    append(&*other, "c", &["old"; 3]).await;
     append(&*bus, "d", &["kept"]).await;
     bus.forget(&c).await.expect("forgotten");
     bus.forget(&c).await.expect("forgotten twice");
     assert!(matches!(other.state(&c).await, Err(BusError::UnknownCollection(_))));
     assert!(read(&*other, "c", 0).await.is_empty());
+    assert_eq!(bus.collections().await.expect("listed"), [name("d")]);
     let after = append(&*other, "c", &["new"]).await;
     assert_ne!(after.stream, before.stream);
-    assert_eq!((after.first, after.last), (1, 1));
+    assert_eq!(after.stream, bus.open(&c).await.expect("open"));
+    assert_eq!(
+        bus.state(&c).await.expect("there").first_kept,
+        1,
+        "nothing of it is missing"
+    );
     assert_eq!(texts(&read(&*bus, "c", 0).await), ["new"]);
     assert_eq!(texts(&read(&*bus, "d", 0).await), ["kept"]);
+}
+
+async fn fits(bus: &dyn Bus, checkpoint: &Checkpoint) -> Result<(), &'static str> {
+    let facts = facts(bus, &name("c"), checkpoint.sequence).await.expect("asked");
+    check_checkpoint(checkpoint, &facts).map_err(|mismatch| mismatch.reason())
 }
 
 async fn checkpoints(fixture: &dyn Fixture) {
@@ -453,20 +540,17 @@ async fn checkpoints(fixture: &dyn Fixture) {
         sequence: 0,
         digest: None,
     };
-    let fits = async |checkpoint: &Checkpoint| {
-        let facts = facts(&*bus, &c, checkpoint.sequence).await.expect("asked");
-        check_checkpoint(checkpoint, &facts).map_err(|mismatch| mismatch.reason())
-    };
-    assert_eq!(fits(&genesis).await, Ok(()));
-    append(&*bus, "c", &["1", "2", "3"]).await;
-    let event = read(&*bus, "c", 1).await.remove(0);
+    assert_eq!(fits(&*bus, &genesis).await, Ok(()));
+    let at = placed(&*bus, "c", &["1", "2", "3"]).await;
+    assert_eq!(fits(&*bus, &genesis).await, Ok(()));
+    let event = read(&*bus, "c", at[0]).await.remove(0);
     let second = Checkpoint {
         stream,
-        sequence: 2,
+        sequence: at[1],
         digest: Some(event.digest()),
     };
     assert_eq!(
-        fits(&second).await,
+        fits(&*bus, &second).await,
         Ok(()),
         "the digest of what was read is that of what is there"
     );
@@ -474,43 +558,59 @@ async fn checkpoints(fixture: &dyn Fixture) {
         accepted_at_ns: event.accepted_at_ns + 1,
         ..event.clone()
     };
-    assert_eq!(
-        fits(&Checkpoint {
-            digest: Some(later.digest()),
-            ..second
-        })
-        .await,
-        Err("STREAM_REGROWN")
-    );
     let other = BusEvent {
         payload: Bytes::from_static(b"other"),
         ..event.clone()
     };
+    for another in [later, other] {
+        let digest = Some(another.digest());
+        assert_eq!(
+            fits(&*bus, &Checkpoint { digest, ..second }).await,
+            Err("STREAM_REGROWN")
+        );
+    }
+    let sequence = at[2] + 1;
     assert_eq!(
-        fits(&Checkpoint {
-            digest: Some(other.digest()),
-            ..second
-        })
-        .await,
-        Err("STREAM_REGROWN")
+        fits(&*bus, &Checkpoint { sequence, ..second }).await,
+        Err("STREAM_TRUNCATED")
     );
-    let beyond = Checkpoint { sequence: 4, ..second };
-    assert_eq!(fits(&beyond).await, Err("STREAM_TRUNCATED"));
     bus.forget(&c).await.expect("forgotten");
     append(&*bus, "c", &["1", "2", "3"]).await;
-    assert_eq!(fits(&second).await, Err("STREAM_RECREATED"));
+    assert_eq!(fits(&*bus, &second).await, Err("STREAM_RECREATED"));
+}
+
+async fn checkpoint_passed_over(fixture: &dyn Fixture) {
+    let bus = fixture.handle().await;
+    let c = name("c");
+    fixture.set_clock(HOUR);
+    let at = placed(&*bus, "c", &["1", "2", "3"]).await;
+    let mut first = Checkpoint {
+        stream: bus.open(&c).await.expect("opened"),
+        sequence: at[0],
+        digest: bus.digest_at(&c, at[0]).await.expect("asked"),
+    };
+    bus.retain(&c, all_but(at[1]), i64::MAX).await.expect("retained");
+    assert_eq!(fits(&*bus, &first).await, Ok(()), "all that it has not read is there");
+    assert_eq!(texts(&read(&*bus, "c", at[0]).await), ["2", "3"]);
+    bus.retain(&c, all_but(at[2]), i64::MAX).await.expect("retained");
+    assert_eq!(fits(&*bus, &first).await, Err("STREAM_PASSED_OVER"));
+    first.sequence = 0;
+    first.digest = None;
+    assert_eq!(fits(&*bus, &first).await, Err("STREAM_PASSED_OVER"));
 }
 
 async fn reopening(fixture: &dyn Fixture) {
     let bus = fixture.handle().await;
     let appended = append(&*bus, "c", &["1", "2"]).await;
+    let before = read(&*bus, "c", 0).await;
     drop(bus);
     let bus = fixture.handle().await;
     let events = read(&*bus, "c", 0).await;
     assert_eq!(texts(&events), ["1", "2"]);
-    assert_eq!(events[1].accepted_at_ns, appended.accepted_at_ns);
+    assert_eq!(events, before);
     let more = append(&*bus, "c", &["3"]).await;
-    assert_eq!((more.stream, more.first), (appended.stream, 3));
+    assert_eq!(more.stream, appended.stream);
+    assert!(more.first > appended.last);
 }
 
 async fn payloads(fixture: &dyn Fixture) {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use verdigris_core::names::CollectionName;
 
+use crate::nats::NatsError;
+
 /// Why a bus could not do what it was asked. Cloneable, because one commit may carry many callers' events.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BusError {
@@ -47,6 +49,12 @@ pub enum BusError {
         /// The first sequence that is left.
         first_kept: u64,
     },
+    /// A place that was read is another one now: the stream was made anew, cut short, or emptied.
+    #[error("the log of {0} is not the one that was read")]
+    StreamChanged(CollectionName),
+    /// The broker.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
     /// Accept times have reached the end of what 64 bits hold.
     #[error("the clock of {0} is beyond what accept times can hold; nothing was accepted")]
     ClockExhausted(CollectionName),

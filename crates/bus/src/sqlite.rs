@@ -22,8 +22,7 @@ use self::readers::Readers;
 use self::watcher::{POLL_INTERVAL, Watcher};
 use self::writer::{QUEUE_REQUESTS_MAX, Reply, Request, Writer};
 use crate::bus::{
-    APPEND_BYTES_MAX, APPEND_EVENTS_MAX, Appended, Bus, BusEvent, Clock, NewEvent, PAYLOAD_BYTES_MAX, ReadLimits,
-    Retention, StreamState,
+    APPEND_BYTES_MAX, Appended, Bus, BusEvent, Clock, NewEvent, ReadLimits, Retention, StreamState, check_append,
 };
 use crate::error::BusError;
 
@@ -106,30 +105,6 @@ impl Drop for SqliteBus {
     }
 }
 
-fn check_append(collection: &CollectionName, events: &[NewEvent]) -> Result<usize, BusError> {
-    if events.is_empty() {
-        return Err(BusError::NothingToAppend(collection.clone()));
-    }
-    if events.len() > APPEND_EVENTS_MAX {
-        return Err(BusError::TooManyEvents { events: events.len() });
-    }
-    let mut bytes = 0;
-    for (index, event) in events.iter().enumerate() {
-        if event.payload.len() > PAYLOAD_BYTES_MAX {
-            return Err(BusError::PayloadTooLarge {
-                index,
-                bytes: event.payload.len(),
-            });
-        }
-        bytes += event.payload.len();
-    }
-    if bytes > APPEND_BYTES_MAX {
-        Err(BusError::AppendTooLarge { bytes })
-    } else {
-        Ok(bytes)
-    }
-}
-
 #[async_trait]
 impl Bus for SqliteBus {
     async fn open(&self, collection: &CollectionName) -> Result<StreamIdentity, BusError> {
@@ -204,6 +179,14 @@ impl Bus for SqliteBus {
         stream
             .map(|stream| stream.state)
             .ok_or_else(|| BusError::UnknownCollection(collection.clone()))
+    }
+
+    async fn unread(&self, collection: &CollectionName, after: u64) -> Result<u64, BusError> {
+        match self.state(collection).await {
+            Ok(state) => Ok(state.last.saturating_sub(after)),
+            Err(BusError::UnknownCollection(_)) => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     async fn oldest_after(&self, collection: &CollectionName, after: u64) -> Result<Option<i64>, BusError> {

@@ -47,8 +47,9 @@ impl Fixture for SqliteFixture {
         Arc::new(SqliteBus::open(&path, SqliteOptions::default(), clock).expect("opened"))
     }
 
-    fn set_clock(&self, now_ns: i64) {
+    fn set_clock(&self, now_ns: i64) -> bool {
         self.now_ns.store(now_ns, Ordering::SeqCst);
+        true
     }
 }
 

@@ -10,7 +10,7 @@ use crate::position::StreamIdentity;
 pub struct StreamFacts {
     /// Its identity.
     pub identity: StreamIdentity,
-    /// The first sequence that it still has; one more than `last` where it has none.
+    /// The sequence from which on it has all its events; one more than `last` where it has none.
     pub first_kept: u64,
     /// The last sequence that it ever had; 0 before the first.
     pub last: u64,
@@ -45,6 +45,12 @@ pub enum StreamMismatch {
         /// Sequence of the checkpoint.
         checkpoint: u64,
     },
+    /// The same stream without the event there, although it says that it still has that stretch: somebody emptied it.
+    #[error("the log was purged: event {checkpoint}, which the release was read up to, is gone, and later ones may be")]
+    Purged {
+        /// Sequence of the checkpoint.
+        checkpoint: u64,
+    },
     /// Events after the checkpoint are gone before they were read.
     #[error(
         "the log has lost unread events: the release was read up to event {checkpoint}, the log begins with {first_kept}"
@@ -64,6 +70,7 @@ impl StreamMismatch {
             Self::Recreated { .. } => "STREAM_RECREATED",
             Self::Truncated { .. } => "STREAM_TRUNCATED",
             Self::Regrown { .. } => "STREAM_REGROWN",
+            Self::Purged { .. } => "STREAM_PURGED",
             Self::PassedOver { .. } => "STREAM_PASSED_OVER",
         }
     }
@@ -93,6 +100,7 @@ pub fn check_checkpoint(checkpoint: &Checkpoint, stream: &StreamFacts) -> Result
     // Retention keeps the event at a checkpoint. Where a broker's did not, there is nothing to compare, and nothing lost.
     match (checkpoint.digest, stream.digest_at_checkpoint) {
         (Some(expected), Some(found)) if expected != found => Err(StreamMismatch::Regrown { checkpoint: sequence }),
+        (Some(_), None) if sequence >= stream.first_kept => Err(StreamMismatch::Purged { checkpoint: sequence }),
         _ => Ok(()),
     }
 }
@@ -153,6 +161,15 @@ mod tests {
             Err("STREAM_TRUNCATED"),
         );
         check(5, "other", facts, Err("STREAM_REGROWN"));
+        check(
+            5,
+            "five",
+            StreamFacts {
+                digest_at_checkpoint: None,
+                ..facts
+            },
+            Err("STREAM_PURGED"),
+        );
         check(
             0,
             "",

@@ -104,6 +104,8 @@ reasons! {
     NotOwner = "NOT_OWNER", FailedPrecondition;
     /// The log does not keep every event since the release.
     NotReplayable = "NOT_REPLAYABLE", FailedPrecondition;
+    /// The process may use less memory than the release needs.
+    MemoryTooSmall = "MEMORY_TOO_SMALL", FailedPrecondition;
     /// The disk is full: nothing more is accepted or published.
     DiskFull = "DISK_FULL", ResourceExhausted;
     /// The data folder cannot be written.

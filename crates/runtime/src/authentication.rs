@@ -1,9 +1,12 @@
 //! Who may do what: tokens from a file, and scopes. Tokens are never logged and compared in constant time.
+//! A verified certificate of the caller is worth the scope of administration, beside tokens or without them.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use tonic::codegen::http::HeaderMap;
+
+use crate::tls::VerifiedCaller;
 
 /// Tokens in one file at most.
 const TOKENS_MAX: usize = 1_000;
@@ -89,6 +92,17 @@ pub enum Refusal {
 pub struct Tokens {
     /// Digests, so that comparing takes the same time whatever differs.
     known: Option<Vec<(Scope, blake3::Hash)>>,
+    /// Whether certificates of callers are verified: then nobody administers without one or a token.
+    certificates: bool,
+}
+
+/// Whether connections show certificates of callers that are verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Callers {
+    /// Callers have no certificates.
+    Unknown,
+    /// Callers may have one that an authority of ours signed.
+    Certified,
 }
 
 impl Tokens {
@@ -126,7 +140,18 @@ impl Tokens {
                 found: known.len(),
             });
         }
-        Ok(Self { known: Some(known) })
+        Ok(Self {
+            known: Some(known),
+            certificates: false,
+        })
+    }
+
+    /// The same, where callers may have certificates.
+    pub fn beside(self, callers: Callers) -> Self {
+        Self {
+            certificates: callers == Callers::Certified,
+            ..self
+        }
     }
 
     /// The tokens to serve `addresses` with: loopback needs none, other addresses need a file or a person's word.
@@ -142,9 +167,20 @@ impl Tokens {
         }
     }
 
-    /// Whether a call with these headers may do what `scope` allows.
-    pub fn check(&self, headers: &HeaderMap, scope: Scope) -> Result<(), Refusal> {
-        let Some(known) = &self.known else { return Ok(()) };
+    /// Whether a call with these headers, by a caller whose certificate was verified or not, may do what `scope` allows.
+    pub fn check(&self, headers: &HeaderMap, caller: Option<VerifiedCaller>, scope: Scope) -> Result<(), Refusal> {
+        if caller.is_some() && scope == Scope::Admin {
+            return Ok(());
+        }
+        let Some(known) = &self.known else {
+            // Whoever gave an authority for certificates did not mean that everybody administers.
+            let is_closed = self.certificates && scope == Scope::Admin;
+            return if is_closed {
+                Err(Refusal::Unauthenticated)
+            } else {
+                Ok(())
+            };
+        };
         let header = headers.get("authorization").and_then(|value| value.to_str().ok());
         let token = header
             .and_then(|header| header.strip_prefix("Bearer "))
@@ -184,7 +220,7 @@ mod tests {
     #[test]
     fn scopes_are_separate() {
         let tokens = tokens("# ours\nread 0123456789abcdef\n\ningest  fedcba9876543210\n").expect("valid");
-        let refused = |headers: &HeaderMap, scope| tokens.check(headers, scope).err();
+        let refused = |headers: &HeaderMap, scope| tokens.check(headers, None, scope).err();
         let reader = bearer("0123456789abcdef");
         assert_eq!(refused(&reader, Scope::Read), None);
         assert_eq!(refused(&reader, Scope::Ingest), Some(Refusal::PermissionDenied));
@@ -195,6 +231,20 @@ mod tests {
             Some(Refusal::Unauthenticated)
         );
         assert_eq!(refused(&HeaderMap::new(), Scope::Read), Some(Refusal::Unauthenticated));
+    }
+
+    #[test]
+    fn a_verified_certificate_administers_and_does_nothing_else() {
+        let tokens = tokens("read 0123456789abcdef\n").expect("valid");
+        let refused = |tokens: &Tokens, caller, scope| tokens.check(&HeaderMap::new(), caller, scope).err();
+        let caller = Some(VerifiedCaller);
+        assert_eq!(refused(&tokens, caller, Scope::Admin), None);
+        assert_eq!(refused(&tokens, caller, Scope::Read), Some(Refusal::Unauthenticated));
+        assert_eq!(refused(&tokens, None, Scope::Admin), Some(Refusal::Unauthenticated));
+        let without = Tokens::open().beside(Callers::Certified);
+        assert_eq!(refused(&without, caller, Scope::Admin), None);
+        assert_eq!(refused(&without, None, Scope::Read), None);
+        assert_eq!(refused(&without, None, Scope::Admin), Some(Refusal::Unauthenticated));
     }
 
     #[test]

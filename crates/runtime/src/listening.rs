@@ -1,7 +1,7 @@
 //! Listening for gRPC: an accept loop of our own over hyper, with health, reflection, and a drain that ends.
 //!
 //! tonic's server is not used because it waits for connections for ever at its end, and because each connection here
-//! can be told to go (GOAWAY) by itself. Absent: TLS, which is the mesh's or the ingress's.
+//! can be told to go (GOAWAY) by itself, as a demoted server does. Absent: certificates, which `tls` reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::IntGauge;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -21,9 +22,11 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::{Layer, ServiceExt};
 
+use crate::demotion::{Demotion, GO_WITHIN, Member};
 use crate::gather::Gathered;
 use crate::http::Readiness;
 use crate::serving::{Guard, GuardLayer};
+use crate::tls::{self, Tls, VerifiedCaller};
 
 /// Connections at once; more wait in the system's own queue. Each costs a file descriptor and some buffers.
 pub const CONNECTIONS_MAX: usize = 2_000;
@@ -58,6 +61,18 @@ pub struct Drain {
     pub notice: Duration,
     /// How long calls in flight may take after that; then they are cut.
     pub limit: Duration,
+    /// When connections are told to go.
+    pub farewell: Farewell,
+}
+
+/// When the connections of a server that ends are told to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Farewell {
+    /// All at once, when the notice is over.
+    #[default]
+    AtOnce,
+    /// As those of a demoted server, from the first moment on: others take over without a rush.
+    Spread,
 }
 
 /// A gRPC server that is ready to be run.
@@ -72,6 +87,10 @@ pub struct Server {
     pub readiness: Readiness,
     /// How it ends.
     pub drain: Drain,
+    /// Whether connections are told to go before the end; the caller keeps a clone to ask for it.
+    pub demotion: Demotion,
+    /// TLS, where it is served.
+    pub tls: Option<Tls>,
 }
 
 /// How a drain went.
@@ -110,14 +129,17 @@ impl Server {
             tracker: TaskTracker::new(),
             gauge: self.guard.metrics().connections.clone(),
             ending: ending.clone(),
+            demotion: self.demotion.clone(),
+            tls: self.tls.clone(),
         };
         let mirrored = mirror(reporter.clone(), self.readiness.clone());
+        let certificates = follow(self.tls.as_ref());
         let served = async {
             let noticed = async {
                 token.cancelled().await;
                 self.readiness.not_ready(PART, "shutting down");
                 tracing::info!(notice = ?self.drain.notice, "server is going: not ready any more");
-                tokio::time::sleep(self.drain.notice).await;
+                notice(&self.drain, &self.demotion).await;
             };
             tokio::select! {
                 () = noticed => {}
@@ -128,12 +150,33 @@ impl Server {
         tokio::select! {
             () = served => {}
             () = mirrored => {}
+            () = certificates => {}
         }
         drop(listener);
         // A client that watches the health holds a call open as long as there is something to tell.
         reporter.set_service_status("", ServingStatus::NotServing).await;
         reporter.clear_service_status("").await;
         Ok(connections.end(self.drain.limit).await)
+    }
+}
+
+/// From "not ready" until nobody is accepted any more.
+async fn notice(drain: &Drain, demotion: &Demotion) {
+    if drain.farewell == Farewell::Spread {
+        demotion.demote(Duration::MAX, 1.0);
+    }
+    tokio::time::sleep(drain.notice).await;
+    if drain.farewell == Farewell::Spread {
+        // Whoever was open at the first moment has been told by then, and none open is the end of it.
+        let left = GO_WITHIN.1.saturating_sub(drain.notice);
+        let _ = tokio::time::timeout(left, demotion.all_gone()).await;
+    }
+}
+
+async fn follow(tls: Option<&Tls>) {
+    match tls {
+        Some(tls) => tls.follow(tls::LOOK).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -181,6 +224,17 @@ struct Connections {
     tracker: TaskTracker,
     gauge: IntGauge,
     ending: Ending,
+    demotion: Demotion,
+    tls: Option<Tls>,
+}
+
+/// What one connection is answered with.
+struct Answering {
+    service: Guard<Routes>,
+    executor: Owned,
+    ending: Ending,
+    member: Member,
+    caller: Option<VerifiedCaller>,
 }
 
 impl Connections {
@@ -207,54 +261,48 @@ impl Connections {
 
     /// Answers one connection until it ends, or is told to.
     fn attend(&self, stream: TcpStream, held: Held) -> impl Future<Output = ()> + Send + 'static {
-        let service = self.service.clone();
-        let ending = self.ending.clone();
-        let executor = Owned {
-            tracker: self.tracker.clone(),
-            cut: ending.cut.clone(),
+        let acceptor = self.tls.as_ref().map(Tls::acceptor);
+        let mut answering = Answering {
+            service: self.service.clone(),
+            executor: Owned {
+                tracker: self.tracker.clone(),
+                cut: self.ending.cut.clone(),
+            },
+            ending: self.ending.clone(),
+            member: self.demotion.join(),
+            caller: None,
         };
         async move {
             let _held = held;
-            let begun = tokio::select! {
-                begun = tokio::time::timeout(PREFACE_WAIT, speaks_http2(&stream)) => begun.unwrap_or(false),
-                () = ending.goaway.cancelled() => false,
-            };
-            if !begun || prepare(&stream).is_err() {
-                tracing::debug!("a connection ended before it began");
+            if prepare(&stream).is_err() {
                 return;
             }
-            let answer = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-                service.clone().oneshot(request.map(Body::new))
-            });
-            let connection = http2::Builder::new(executor)
-                .timer(TokioTimer::new())
-                .keep_alive_interval(KEEPALIVE_INTERVAL)
-                .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-                .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-                .max_header_list_size(HEADER_BYTES_MAX)
-                .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .serve_connection(TokioIo::new(Gathered::new(stream)), answer);
-            let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = ending.goaway.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    tokio::select! {
-                        ended = connection.as_mut() => ended,
-                        () = ending.cut.cancelled() => return,
-                    }
+            let Some(acceptor) = acceptor else {
+                if answering.in_time(speaks_http2(&stream)).await == Some(true) {
+                    answering.converse(stream).await;
                 }
-                () = ending.cut.cancelled() => return,
+                return;
             };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection broke");
-            }
+            let begun = answering.in_time(async {
+                let mut stream = acceptor.accept(stream).await.ok()?;
+                let mut said = [0; PREFACE.len()];
+                stream.read_exact(&mut said).await.ok()?;
+                Some((stream, said))
+            });
+            let Some(Some((stream, said))) = begun.await else {
+                tracing::debug!("a connection ended before it began");
+                return;
+            };
+            answering.caller = stream.get_ref().1.peer_certificates().map(|_| VerifiedCaller);
+            // The preface was taken, and hyper wants it.
+            let (reader, writer) = tokio::io::split(stream);
+            let reader = std::io::Cursor::new(said).chain(reader);
+            answering.converse(tokio::io::join(reader, writer)).await;
         }
     }
 
     async fn end(self, limit: Duration) -> Drained {
-        let open = || usize::try_from(self.gauge.get()).unwrap_or(0);
+        let open = || usize::try_from(self.demotion.connections()).unwrap_or(0);
         let connections = open();
         self.ending.goaway.cancel();
         self.tracker.close();
@@ -266,6 +314,58 @@ impl Connections {
         }
         tracing::info!(connections, cut, "server drained");
         Drained { connections, cut }
+    }
+}
+
+// === impl Answering ===
+
+impl Answering {
+    /// What a connection begins with, unless that takes too long or the server ends.
+    async fn in_time<T>(&self, beginning: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            begun = tokio::time::timeout(PREFACE_WAIT, beginning) => begun.ok(),
+            () = self.ending.goaway.cancelled() => None,
+        }
+    }
+
+    async fn converse(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let (service, caller) = (self.service, self.caller);
+        let answer = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+            service.clone().oneshot(request.map(Body::new))
+        });
+        let connection = http2::Builder::new(self.executor)
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .serve_connection(TokioIo::new(Gathered::new(stream)), answer);
+        let mut connection = std::pin::pin!(connection);
+        let told = async {
+            tokio::select! {
+                () = self.ending.goaway.cancelled() => {}
+                () = self.member.is_to_go() => {}
+            }
+        };
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = told => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = self.ending.cut.cancelled() => return,
+                }
+            }
+            () = self.ending.cut.cancelled() => return,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke");
+        }
     }
 }
 

@@ -81,6 +81,36 @@ impl RpcMetrics {
         self.shed.with_label_values(&[scope.as_str()])
     }
 
+    /// Calls of methods that begin so, by what became of them: answered, whatever the answer was, and failed by the
+    /// server's fault, which are among the first.
+    pub fn calls(&self, prefix: &str) -> (u64, u64) {
+        let (mut answered, mut failed) = (0, 0);
+        for family in self.requests.collect() {
+            for metric in family.get_metric() {
+                let label = |name: &str| {
+                    let labels = metric.get_label().iter();
+                    labels
+                        .filter(|label| label.name() == name)
+                        .map(|label| label.value())
+                        .next()
+                        .unwrap_or("")
+                };
+                if !label("method").starts_with(prefix) {
+                    continue;
+                }
+                let calls = metric.get_counter().get_value() as u64;
+                answered += calls;
+                if matches!(
+                    label("code"),
+                    "INTERNAL" | "UNAVAILABLE" | "DATA_LOSS" | "DEADLINE_EXCEEDED" | "OTHER"
+                ) {
+                    failed += calls;
+                }
+            }
+        }
+        (answered, failed)
+    }
+
     pub(crate) fn observe(&self, method: &str, code: &str, duration: Duration) {
         self.requests.with_label_values(&[method, code]).inc();
         self.seconds

@@ -94,7 +94,7 @@ impl GuardLayer {
     fn admit(&self, request: &Request<Body>, scope: Scope) -> Result<InFlight, Refused> {
         self.config
             .tokens
-            .check(request.headers(), scope)
+            .check(request.headers(), request.extensions().get().copied(), scope)
             .map_err(|refusal| match refusal {
                 Refusal::Unauthenticated => Refused::Unauthenticated,
                 Refusal::PermissionDenied => Refused::PermissionDenied(scope),

@@ -7,9 +7,12 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tonic::codegen::http::HeaderMap;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::traces;
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,20 +70,26 @@ pub fn begin(telemetry: &Telemetry) -> Result<Guard, TelemetryError> {
     };
     let filter = EnvFilter::try_new(filter).map_err(TelemetryError::Filter)?;
     let provider = telemetry.otlp_endpoint.as_deref().map(provider).transpose()?;
-    let traces = provider
+    let layer = provider
         .as_ref()
-        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("verdigris")));
+        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer(traces::TRACER)))
+        // Whatever is logged: a filter of logs says nothing of traces.
+        .map(|layer| layer.with_filter(LevelFilter::INFO));
     let logs = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false);
-    let registry = tracing_subscriber::registry().with(filter).with(traces);
+    let registry = tracing_subscriber::registry().with(layer);
     let begun = match telemetry.format {
-        LogFormat::Text => registry.with(logs).try_init(),
-        LogFormat::Json => registry.with(logs.json().flatten_event(true)).try_init(),
+        LogFormat::Text => registry.with(logs.with_filter(filter)).try_init(),
+        LogFormat::Json => registry
+            .with(logs.json().flatten_event(true).with_filter(filter))
+            .try_init(),
     };
     begun.map_err(TelemetryError::Twice)?;
-    if provider.is_some() {
+    if let Some(provider) = &provider {
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+        opentelemetry::global::set_tracer_provider(provider.clone());
+        traces::exporting_began();
     }
     Ok(Guard(provider))
 }
@@ -91,7 +100,10 @@ fn provider(endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
         .with_endpoint(endpoint)
         .build()
         .map_err(TelemetryError::Exporter)?;
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).build())
+    Ok(SdkTracerProvider::builder()
+        .with_id_generator(traces::Ids::default())
+        .with_batch_exporter(exporter)
+        .build())
 }
 
 /// The span of one call; it goes on with the client's trace where the headers name one (W3C `traceparent`).

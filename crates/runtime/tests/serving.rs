@@ -1,5 +1,9 @@
 //! The guard and the listener, through a real server and client on loopback.
 
+#[path = "serving/demoted.rs"]
+mod demoted;
+#[path = "serving/encrypted.rs"]
+mod encrypted;
 mod pair;
 
 use std::time::Duration;

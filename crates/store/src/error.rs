@@ -89,6 +89,15 @@ pub enum StoreError {
         /// Format of this software.
         known: String,
     },
+    /// The store refuses, and will again: credentials, policy, bucket or request are wrong.
+    #[error("the store refuses {key}: see to its credentials, policy and address")]
+    Refused {
+        /// The object.
+        key: String,
+        /// What the store said.
+        #[source]
+        source: io::Error,
+    },
     /// Something else.
     #[error("{key} cannot be read or written")]
     Io {

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::error::StoreError;
-use crate::object::{Body, Get, ObjectMeta, Precondition, Store, Tag};
+use crate::object::{Body, Get, ObjectMeta, Part, Precondition, Store, Tag};
 
 /// What goes wrong with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +167,12 @@ impl Store for FaultyStore {
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
         let fault = self.before(Operation::GetRange, key)?;
         let result = self.inner.get_range(key, range).await;
+        self.after(key, fault, result).await
+    }
+
+    async fn get_part(&self, key: &str, range: Range<u64>, of: Option<&Tag>) -> Result<Part, StoreError> {
+        let fault = self.before(Operation::GetRange, key)?;
+        let result = self.inner.get_part(key, range, of).await;
         self.after(key, fault, result).await
     }
 

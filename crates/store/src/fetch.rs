@@ -1,11 +1,10 @@
 //! Verified fetch: a file of a segment on this machine, whose digest was checked before anybody opens it (I-16).
 //!
-//! Deliberately absent: what to do with a damaged object (its reader decides), and making room in the cache of a remote
-//! store (its owner knows what is open).
+//! Deliberately absent: what to do with a damaged object: its reader decides.
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -15,7 +14,8 @@ use verdigris_core::digest::Digest;
 use verdigris_core::manifest::{FileEntry, Manifest};
 use verdigris_core::names::CollectionName;
 
-use crate::download::{self, Sink};
+use crate::cache::{Cache, Held};
+use crate::download;
 use crate::error::{ReadError, StoreError};
 use crate::keys;
 use crate::object::Store;
@@ -25,8 +25,6 @@ use crate::object::Store;
 const FILES_AT_ONCE: usize = 4;
 /// From this length on a file is hashed by all processors: below it, handing out the work costs more than it saves.
 const PARALLEL_BYTES_MIN: u64 = 1 << 20;
-/// Where files of the cache lie while they come in.
-const INCOMING: &str = ".incoming";
 
 /// Digest of a file, through a mapping. Nobody may cut the file short meanwhile.
 pub fn digest_of_file(path: &Path) -> io::Result<Digest> {
@@ -69,28 +67,84 @@ type Slot = Arc<tokio::sync::Mutex<Option<Seen>>>;
 #[derive(Debug, Default)]
 pub struct VerifiedFiles {
     slots: Mutex<HashMap<PathBuf, Slot>>,
-    cache: Option<PathBuf>,
+    cache: Option<Arc<Cache>>,
+}
+
+/// Files of a release that stay in the cache as long as this lives. Whoever opens them keeps it until they are closed.
+#[derive(Debug)]
+pub struct Lease {
+    _held: Option<Held>,
 }
 
 impl VerifiedFiles {
     /// With a folder for the files of a store that is not on this machine. The folder belongs to this process alone;
-    /// what an earlier one left half done is removed.
+    /// what an earlier one left half done is gone on with.
     pub fn with_cache(folder: &Path) -> io::Result<Self> {
-        let incoming = folder.join(INCOMING);
-        match fs::remove_dir_all(&incoming) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        fs::create_dir_all(incoming)?;
         Ok(Self {
             slots: Mutex::default(),
-            cache: Some(folder.to_owned()),
+            cache: Some(Arc::new(Cache::open(folder)?)),
+        })
+    }
+
+    /// With such a folder that holds at most so many bytes, whatever room the disk has. Where the limit is enforced from
+    /// outside, as for a volume of a pod, this keeps below it.
+    pub fn with_limited_cache(folder: &Path, bytes: u64) -> io::Result<Self> {
+        let mut cache = Cache::open(folder)?;
+        cache.set_limit(bytes);
+        Ok(Self {
+            slots: Mutex::default(),
+            cache: Some(Arc::new(cache)),
         })
     }
 
     /// The path of a verified file of a collection. A file of the store's own folder is checked where it lies; one of
-    /// a remote store is downloaded to the cache, or taken from there if it is whole.
+    /// a remote store is downloaded to the cache, or taken from there if it is whole. It stays as long as the process
+    /// does.
     pub async fn local(
+        &self,
+        store: &dyn Store,
+        collection: &CollectionName,
+        entry: &FileEntry,
+    ) -> Result<PathBuf, ReadError> {
+        let key = keys::object(collection, &entry.path);
+        if let Some(cache) = &self.cache {
+            std::mem::forget(cache.hold(vec![cache.path(&key)]));
+        }
+        self.verified(store, collection, entry).await
+    }
+
+    /// Keeps the files of a release that are in the cache, or will be.
+    fn lease(&self, manifest: &Manifest) -> Lease {
+        let held = self.cache.as_ref().map(|cache| {
+            let paths = entries(manifest).map(|entry| cache.path(&keys::object(&manifest.collection, &entry.path)));
+            cache.hold(paths.collect())
+        });
+        Lease { _held: held }
+    }
+
+    /// Makes room for all that a release lacks in the cache, before any of it is fetched.
+    async fn make_room(&self, store: &dyn Store, manifest: &Manifest) -> Result<(), ReadError> {
+        let Some(cache) = self.cache.clone() else {
+            return Ok(());
+        };
+        let mut missing = 0;
+        for entry in entries(manifest) {
+            let key = keys::object(&manifest.collection, &entry.path);
+            let is_there = fs::metadata(cache.path(&key)).is_ok_and(|meta| meta.len() == entry.bytes);
+            if store.local_path(&key).is_none() && !is_there {
+                missing += entry.bytes;
+            }
+        }
+        let shown = format!("release {} of {}", manifest.generation, manifest.collection);
+        apart(
+            &shown,
+            move || if missing > 0 { cache.make_room(missing) } else { Ok(()) },
+        )
+        .await?;
+        Ok(())
+    }
+
+    async fn verified(
         &self,
         store: &dyn Store,
         collection: &CollectionName,
@@ -101,7 +155,7 @@ impl VerifiedFiles {
             return Err(StoreError::Key { key }.into());
         }
         let in_place = store.local_path(&key);
-        let cached = || self.cache.as_ref().map(|cache| cache.join(&key));
+        let cached = || self.cache.as_ref().map(|cache| cache.path(&key));
         let path = in_place
             .clone()
             .or_else(cached)
@@ -113,15 +167,13 @@ impl VerifiedFiles {
         }
         *seen = None;
         let checked = check_apart(&key, &path, entry).await;
-        *seen = Some(match checked {
-            Ok(now) => now,
-            Err(error) if in_place.is_some() => return Err(error),
-            Err(ReadError::Store(error)) if !error.is_not_found() => return Err(error.into()),
+        *seen = Some(match (checked, &self.cache) {
+            (Ok(now), _) => now,
             // Absent from the cache, or damaged in it: the store's own is what counts.
-            Err(_) => {
-                self.download(store, &key, &path, entry).await?;
-                check_apart(&key, &path, entry).await?
+            (Err(error), Some(cache)) if in_place.is_none() && is_of_content(&error) => {
+                fetch(cache, store, &key, &path, entry).await?
             }
+            (Err(error), _) => return Err(error),
         });
         Ok(path)
     }
@@ -131,29 +183,64 @@ impl VerifiedFiles {
         self.lock().retain(|path, _| path.exists());
     }
 
-    async fn download(&self, store: &dyn Store, key: &str, path: &Path, entry: &FileEntry) -> Result<(), ReadError> {
-        let failed = |source| StoreError::of(&path.display().to_string(), source);
-        let cache = self.cache.as_deref().unwrap_or(Path::new(""));
-        let incoming = cache.join(INCOMING).join(format!("{:016x}", rand::random::<u64>()));
-        let downloaded = download::to_file(store, key, entry, &incoming).await;
-        let placed = match downloaded {
-            Ok(()) => path
-                .parent()
-                .map_or(Ok(()), fs::create_dir_all)
-                .and_then(|()| fs::rename(&incoming, path))
-                .map_err(|source| failed(source).into()),
-            Err(error) => Err(error),
-        };
-        if placed.is_err() {
-            // What stays is removed by the next start.
-            let _ = fs::remove_file(&incoming);
-        }
-        placed
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Slot>> {
         self.slots.lock().expect("no code panics while it holds this lock")
     }
+}
+
+fn entries(manifest: &Manifest) -> impl Iterator<Item = &FileEntry> {
+    let segments = manifest.segments.iter();
+    segments.flat_map(|segment| [&segment.files.vectors, &segment.files.rows])
+}
+
+/// Whether it is about what the file holds, and not about reading it.
+fn is_of_content(error: &ReadError) -> bool {
+    match error {
+        ReadError::Store(error) => error.is_not_found(),
+        _ => true,
+    }
+}
+
+/// Fetches a file to the cache, and takes it for checked: it was hashed on its way to the disk, and nobody else writes
+/// there.
+async fn fetch(
+    cache: &Arc<Cache>,
+    store: &dyn Store,
+    key: &str,
+    path: &Path,
+    entry: &FileEntry,
+) -> Result<Seen, ReadError> {
+    let (own, wanted, damaged) = (cache.clone(), entry.clone(), path.to_owned());
+    let owned_key = key.to_owned();
+    let begin = move || {
+        // What lies there is damaged, and its room is needed.
+        match fs::remove_file(damaged) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => own.begin(&owned_key, &wanted),
+        }
+    };
+    let incoming = apart(key, begin).await?;
+    download::to_file(store, key, entry, incoming.path()).await?;
+    let (path, digest) = (path.to_owned(), entry.digest);
+    let place = move || incoming.place(&path).and_then(|()| Seen::of(&path, digest));
+    Ok(apart(key, place).await?)
+}
+
+/// Work on files, off the runtime.
+async fn apart<T: Send + 'static>(
+    key: &str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.unwrap_or_else(|error| Err(io::Error::other(error)));
+    done.map_err(|source| match source.kind() {
+        // A file of ours that is missing is not a missing object.
+        io::ErrorKind::NotFound => StoreError::Io {
+            key: key.to_owned(),
+            source,
+        },
+        _ => StoreError::of(key, source),
+    })
 }
 
 async fn check_apart(key: &str, path: &Path, entry: &FileEntry) -> Result<Seen, ReadError> {
@@ -199,17 +286,34 @@ fn check(key: &str, path: &Path, entry: &FileEntry) -> Result<Seen, ReadError> {
     Ok(before)
 }
 
-/// The verified files of a release, in the order of its segments: `vectors.faiss` and `rows.tar`.
+/// The verified files of a release, in the order of its segments: `vectors.faiss` and `rows.tar`. Those of a cache stay
+/// there as long as the process does; see [`leased_release_files`].
 pub async fn release_files(
     files: &Arc<VerifiedFiles>,
     store: &dyn Store,
     manifest: &Manifest,
 ) -> Result<Vec<(PathBuf, PathBuf)>, ReadError> {
+    let (paths, lease) = leased_release_files(files, store, manifest).await?;
+    std::mem::forget(lease);
+    Ok(paths)
+}
+
+/// The verified files of a release, in the order of its segments, and what keeps them in the cache. A release that does
+/// not fit is refused before any of it is fetched; what nobody holds makes room for it.
+pub async fn leased_release_files(
+    files: &Arc<VerifiedFiles>,
+    store: &dyn Store,
+    manifest: &Manifest,
+) -> Result<(Vec<(PathBuf, PathBuf)>, Lease), ReadError> {
+    let lease = files.lease(manifest);
+    files.make_room(store, manifest).await?;
     let mut fetches = Vec::with_capacity(manifest.segments.len());
     for segment in &manifest.segments {
         fetches.push(async move {
-            let vectors = files.local(store, &manifest.collection, &segment.files.vectors).await?;
-            let rows = files.local(store, &manifest.collection, &segment.files.rows).await?;
+            let vectors = files
+                .verified(store, &manifest.collection, &segment.files.vectors)
+                .await?;
+            let rows = files.verified(store, &manifest.collection, &segment.files.rows).await?;
             Ok::<_, ReadError>((vectors, rows))
         });
     }
@@ -218,7 +322,7 @@ pub async fn release_files(
     while let Some(pair) = fetched.next().await {
         paths.push(pair?);
     }
-    Ok(paths)
+    Ok((paths, lease))
 }
 
 /// What reading every file of a release came to.
@@ -242,7 +346,7 @@ pub async fn verify_release(store: &dyn Store, manifest: &Manifest) -> Verificat
             let key = keys::object(&manifest.collection, &entry.path);
             let checked = match store.local_path(&key) {
                 Some(path) => check_apart(&key, &path, entry).await.map(|_| ()),
-                None => download::read(store, &key, entry, Sink::Nowhere).await,
+                None => download::check(store, &key, entry).await,
             };
             verification.problems.extend(checked.err().map(|error| chain(&error)));
         }

@@ -1,10 +1,11 @@
-//! Objects: one trait for every store, the directory store of a single machine, the commit protocol over any store,
+//! Objects: one trait for every store, the directory store of a single machine, S3, the commit protocol over any store,
 //! verified fetch, garbage collection, and faults for tests.
 //!
-//! Deliberately absent: what a publish means (that is `core`'s) and S3, which comes behind the same trait.
+//! Deliberately absent: what a publish means (that is `core`'s).
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod cache;
 pub mod chance;
 pub mod collection;
 pub mod commit;
@@ -19,7 +20,8 @@ pub mod keys;
 pub mod memory;
 mod object;
 pub mod publish;
+pub mod s3;
 
 pub use error::{CommitError, ReadError, StoreError};
 pub use fetch::digest_of_file;
-pub use object::{Body, Get, ObjectMeta, Precondition, Store, Tag};
+pub use object::{Body, Get, ObjectMeta, Part, Precondition, Store, Tag};

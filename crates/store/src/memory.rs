@@ -14,7 +14,7 @@ use verdigris_core::timestamp::Timestamp;
 
 use crate::error::StoreError;
 use crate::keys;
-use crate::object::{Body, Get, ObjectMeta, Precondition, Store, Tag};
+use crate::object::{Body, Get, ObjectMeta, Part, Precondition, Store, Tag};
 
 #[derive(Debug, Clone)]
 struct Object {
@@ -85,10 +85,20 @@ impl Store for MemoryStore {
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        Ok(self.get_part(key, range, None).await?.bytes)
+    }
+
+    async fn get_part(&self, key: &str, range: Range<u64>, of: Option<&Tag>) -> Result<Part, StoreError> {
         check_key(key)?;
-        let bytes = self.found(key)?.bytes;
+        let Object { bytes, tag, .. } = self.found(key)?;
+        if of.is_some_and(|of| *of != tag) {
+            return Err(StoreError::PreconditionFailed { key: key.to_owned() });
+        }
         let end = range.end.min(bytes.len() as u64);
-        Ok(bytes.slice(range.start.min(end) as usize..end as usize))
+        Ok(Part {
+            bytes: bytes.slice(range.start.min(end) as usize..end as usize),
+            tag: Some(tag),
+        })
     }
 
     async fn put(&self, key: &str, body: Body, precondition: Precondition) -> Result<Tag, StoreError> {

@@ -9,7 +9,11 @@ use verdigris_core::timestamp::Timestamp;
 
 use crate::error::StoreError;
 
-/// What tells one content of an object from another. Opaque; never the same again for another write.
+/// What tells one content of an object from another. Opaque; never the same for two contents.
+///
+/// Whether the same content written again has another tag is each store's own: a folder's has, while an S3 ETag is often
+/// the content's MD5. Nothing may rely on it: what is swapped carries a sequence and a nonce, so that its content never
+/// comes back, and everything else is created once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Tag(pub String);
 
@@ -60,6 +64,15 @@ pub struct ObjectMeta {
     pub modified: Timestamp,
 }
 
+/// Part of an object, and which one it is of.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// The tag of the object that they are of, where the store tells it with a range.
+    pub tag: Option<Tag>,
+}
+
 /// Objects by key. A write is whole or not there at all, for every reader and after any crash.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -68,6 +81,15 @@ pub trait Store: Send + Sync {
 
     /// Reads bytes of an object: fewer where it ends before the range does.
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError>;
+
+    /// Reads bytes as [`Store::get_range`] does and says what they are of. Where `of` is given, only of the object that
+    /// has this tag: [`StoreError::PreconditionFailed`] when another is there by now. A store that tells no tags with
+    /// ranges need not look at it; whoever puts ranges together checks the digest of the whole.
+    async fn get_part(&self, key: &str, range: Range<u64>, of: Option<&Tag>) -> Result<Part, StoreError> {
+        let _ = of;
+        let bytes = self.get_range(key, range).await?;
+        Ok(Part { bytes, tag: None })
+    }
 
     /// Writes an object if it is as expected, durably; its new tag, which a read then gives. To expect a tag of an object
     /// that is not there is [`StoreError::NotFound`]. [`StoreError::NoAnswer`] means that nobody knows; after every other

@@ -5,6 +5,7 @@
     reason = "how much an exploration tried is part of what it tells"
 )]
 
+mod caching;
 mod collecting;
 mod fetching;
 mod scheduled;

@@ -514,8 +514,8 @@ impl AdminService for AdminRpc {
             read_up_to = manifest.checkpoint.sequence;
         }
         deps.bus.open(&name).await.map_err(|error| status_of_bus(&error))?;
-        let state = deps.bus.state(&name).await.map_err(|error| status_of_bus(&error))?;
-        answer.unread_events = state.last.saturating_sub(read_up_to);
+        let unread = deps.bus.unread(&name, read_up_to).await;
+        answer.unread_events = unread.map_err(|error| status_of_bus(&error))?;
         let oldest = deps
             .bus
             .oldest_after(&name, read_up_to)

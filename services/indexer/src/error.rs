@@ -1,6 +1,7 @@
 //! What stops an indexer, and how the rest of the system is told.
 
 use verdigris_bus::BusError;
+use verdigris_bus::nats::NatsError;
 use verdigris_core::checkpoint::StreamMismatch;
 use verdigris_core::manifest::{LineageId, ManifestError};
 use verdigris_core::pointer::{EditRefused, PointerError};
@@ -118,9 +119,11 @@ impl IndexerError {
             Self::Commit(CommitError::Refused(EditRefused::NotStaged)) => Reason::NotStaged,
             Self::Commit(CommitError::Refused(EditRefused::Staged(_))) => Reason::PublishingStaged,
             Self::Commit(_) => Reason::StoreUnavailable,
-            Self::Bus(BusError::Full { .. }) => Reason::DiskFull,
+            Self::Bus(BusError::Full { .. } | BusError::Nats(NatsError::Full { .. })) => Reason::DiskFull,
             Self::Bus(BusError::ReadOnly { .. }) => Reason::ReadOnly,
-            Self::Bus(BusError::Trimmed { .. }) | Self::Stream(_) => Reason::StreamMismatch,
+            Self::Bus(BusError::Trimmed { .. } | BusError::StreamChanged(_)) | Self::Stream(_) => {
+                Reason::StreamMismatch
+            }
             Self::Open(OpenError::Damaged(_)) => Reason::DataDamaged,
             Self::Embed(_) => Reason::EmbedderUnavailable,
             Self::Embedder { .. } => Reason::EmbedderMismatch,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use verdigris_bus::nats::NatsError;
 use verdigris_bus::{APPEND_BYTES_MAX, BusError, NewEvent};
 use verdigris_core::event::{Event, split};
 use verdigris_core::names::CollectionName;
@@ -20,13 +21,14 @@ use verdigris_proto::ingest::{
 };
 use verdigris_proto::reason::Reason;
 use verdigris_runtime::deadline::Deadline;
+use verdigris_runtime::traces::{self, Trace};
 use verdigris_store::{ReadError, collection as objects};
 
 use crate::error::{chain, reason_of_read};
 use crate::order::judge_context;
 use crate::progress::OutcomeCounts;
 use crate::status::Standstill;
-use crate::{Handle, Indexer};
+use crate::{Handle, Indexer, traced};
 
 /// How long a call waits for its position when its caller gives no deadline.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -129,13 +131,29 @@ async fn append(
     if batch.is_empty() {
         return Ok(());
     }
+    let traces: Vec<Trace> = match traces::is_exporting() {
+        true => batch
+            .iter()
+            .filter_map(|event| traced::named(&event.payload))
+            .take(traces::EVENTS_MAX)
+            .collect(),
+        false => Vec::new(),
+    };
+    let events = batch.len() as u64;
     let appended = indexer
         .deps()
         .bus
         .append(name, batch)
         .await
         .map_err(|error| status_of_bus(&error))?;
-    result.accepted += appended.last - appended.first + 1;
+    if let Some(handle) = indexer.handle(name) {
+        handle.traced.accepted(appended.first, appended.last);
+    }
+    for trace in traces {
+        trace.accepted(name.as_str());
+    }
+    // Not by the sequences: other collections may have some in between.
+    result.accepted += events;
     result.first = result.first.or(Some(appended.stream.position(appended.first)));
     result.last = Some(appended.stream.position(appended.last));
     Ok(())
@@ -171,11 +189,12 @@ pub(crate) fn status_of_read(error: &ReadError) -> Status {
 /// The status for a bus that does not take events.
 pub(crate) fn status_of_bus(error: &BusError) -> Status {
     let reason = match error {
-        BusError::Full { .. } => Reason::DiskFull,
+        BusError::Full { .. } | BusError::Nats(NatsError::Full { .. }) => Reason::DiskFull,
         BusError::ReadOnly { .. } => Reason::ReadOnly,
-        BusError::PayloadTooLarge { .. } | BusError::AppendTooLarge { .. } | BusError::TooManyEvents { .. } => {
-            Reason::TooLarge
-        }
+        BusError::PayloadTooLarge { .. }
+        | BusError::AppendTooLarge { .. }
+        | BusError::TooManyEvents { .. }
+        | BusError::Nats(NatsError::PayloadTooLarge { .. }) => Reason::TooLarge,
         _ => Reason::StoreUnavailable,
     };
     reason.status(chain(error))

@@ -19,6 +19,7 @@ mod holders;
 mod holding;
 mod in_force;
 mod ingest;
+mod lag;
 mod letters;
 mod looking;
 mod merge;
@@ -34,6 +35,7 @@ mod shown;
 mod staged;
 pub mod status;
 mod take_over;
+mod traced;
 mod turn;
 mod window;
 mod write_segment;
@@ -126,6 +128,8 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     /// What may yet be named, by how its paths begin.
     writing: Mutex<BTreeSet<String>>,
+    /// Traces of events that are on their way.
+    pub(crate) traced: traced::Traced,
     /// Documents that were erased, as far as the indexer has looked.
     erased: Mutex<Arc<BTreeSet<String>>>,
 }
@@ -198,6 +202,11 @@ impl Indexer {
         for name in objects::list(&*indexer.deps.store).await? {
             indexer.begin(&name);
         }
+        let (looking, token) = (indexer.clone(), indexer.tasks.token());
+        indexer.tasks.spawn("lag of publishing", async move {
+            lag::run(looking, token).await;
+            Ok(())
+        });
         Ok(indexer)
     }
 
@@ -242,6 +251,7 @@ impl Indexer {
             building: Arc::default(),
             commands: sender,
             writing,
+            traced: traced::Traced::default(),
             erased: Mutex::default(),
         });
         self.lock().insert(name.clone(), handle.clone());

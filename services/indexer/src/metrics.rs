@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 use verdigris_core::manifest::Manifest;
 use verdigris_core::names::CollectionName;
 
@@ -23,6 +23,49 @@ pub struct IndexerMetrics {
     staged: IntGaugeVec,
     collected: IntCounterVec,
     follows: IntCounterVec,
+    behind: Behind,
+}
+
+/// How far publishing is behind the log, and what it spends on embedding.
+#[derive(Clone)]
+struct Behind {
+    lag_events: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    embedded: IntCounterVec,
+    embed_seconds: HistogramVec,
+}
+
+impl Behind {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let collection = &["collection"];
+        let lag_events = Opts::new(
+            "verdigris_indexer_lag_events",
+            "Events of the log that are in no release yet",
+        );
+        let lag_seconds = Opts::new(
+            "verdigris_indexer_lag_seconds",
+            "Age of the oldest event that is in no release yet",
+        );
+        let embedded = Opts::new(
+            "verdigris_indexer_embedded_texts_total",
+            "Texts of documents that were embedded, from the cache or by the model",
+        );
+        let embed_seconds = HistogramOpts::new(
+            "verdigris_indexer_embed_seconds",
+            "Duration of embedding the texts of one release",
+        );
+        let metrics = Self {
+            lag_events: IntGaugeVec::new(lag_events, collection)?,
+            lag_seconds: GaugeVec::new(lag_seconds, collection)?,
+            embedded: IntCounterVec::new(embedded, collection)?,
+            embed_seconds: HistogramVec::new(embed_seconds.buckets(PUBLISH_BUCKETS.to_vec()), collection)?,
+        };
+        registry.register(Box::new(metrics.lag_events.clone()))?;
+        registry.register(Box::new(metrics.lag_seconds.clone()))?;
+        registry.register(Box::new(metrics.embedded.clone()))?;
+        registry.register(Box::new(metrics.embed_seconds.clone()))?;
+        Ok(metrics)
+    }
 }
 
 impl IndexerMetrics {
@@ -70,6 +113,7 @@ impl IndexerMetrics {
                 "Publishes that brought the other lineage level",
                 collection,
             )?,
+            behind: Behind::register(registry)?,
         };
         registry.register(Box::new(metrics.events.clone()))?;
         registry.register(Box::new(metrics.published_bytes.clone()))?;
@@ -95,6 +139,10 @@ impl IndexerMetrics {
         self.staged.with_label_values(label);
         self.collected.with_label_values(label);
         self.follows.with_label_values(label);
+        self.behind.lag_events.with_label_values(label);
+        self.behind.lag_seconds.with_label_values(label);
+        self.behind.embedded.with_label_values(label);
+        self.behind.embed_seconds.with_label_values(label);
     }
 
     pub(crate) fn events(&self, name: &CollectionName, counts: &OutcomeCounts) {
@@ -129,6 +177,23 @@ impl IndexerMetrics {
         self.staged
             .with_label_values(&[name.as_str()])
             .set(i64::from(is_staged));
+    }
+
+    pub(crate) fn lag(&self, name: &CollectionName, events: u64, seconds: f64) {
+        let label = &[name.as_str()];
+        self.behind.lag_events.with_label_values(label).set(events as i64);
+        self.behind.lag_seconds.with_label_values(label).set(seconds);
+    }
+
+    pub(crate) fn embedded(&self, name: &CollectionName, texts: u64, duration: Duration) {
+        if texts > 0 {
+            let label = &[name.as_str()];
+            self.behind.embedded.with_label_values(label).inc_by(texts);
+            self.behind
+                .embed_seconds
+                .with_label_values(label)
+                .observe(duration.as_secs_f64());
+        }
     }
 
     pub(crate) fn followed(&self, name: &CollectionName) {

@@ -148,10 +148,10 @@ impl AdminRpc {
             done,
         };
         self.tell(&name, Command::Resume(wish), ended).await?;
-        let state = self.indexer.deps().bus.state(&name).await;
-        let state = state.map_err(|error| status_of_bus(&error))?;
+        let bus = &self.indexer.deps().bus;
+        let unread = bus.unread(&name, manifest.checkpoint.sequence).await;
         Ok(Response::new(ResumePublishingResponse {
-            unread_events: state.last.saturating_sub(manifest.checkpoint.sequence),
+            unread_events: unread.map_err(|error| status_of_bus(&error))?,
         }))
     }
 

@@ -23,6 +23,7 @@ use verdigris_core::timestamp::Timestamp;
 use verdigris_embed::Embedder;
 use verdigris_engine::release::Release;
 use verdigris_engine::segment::write::{SegmentShape, WrittenSegment};
+use verdigris_runtime::traces::{ReleaseName, Trace};
 use verdigris_store::{CommitError, collection as objects, commit};
 
 use crate::beside::Beside;
@@ -347,6 +348,7 @@ impl<'a> Turn<'a> {
     pub(crate) async fn publish_window(&mut self, window: Vec<BusEvent>) -> Result<(), IndexerError> {
         let Some(last) = window.last() else { return Ok(()) };
         let (first, last) = (window[0].sequence, last.clone());
+        let (began, traces) = (self.now().0, self.handle.traced.of(&window));
         let checkpoint = Checkpoint {
             sequence: last.sequence,
             digest: Some(last.digest()),
@@ -380,10 +382,22 @@ impl<'a> Turn<'a> {
             sequence: last.sequence,
             generation: self.head.manifest().generation,
         };
+        self.trace(began, &traces);
         self.handle.progress.publish(published, first, &outcomes);
         self.deps.metrics.events(self.name, &counts);
         self.caution = self.caution.after(count);
         Ok(())
+    }
+
+    /// Links the release that was just published with the events in it.
+    fn trace(&self, began_ns: i64, events: &[Trace]) {
+        let manifest = self.head.manifest();
+        let release = ReleaseName {
+            collection: self.name.as_str(),
+            lineage: manifest.lineage.as_str(),
+            generation: manifest.generation,
+        };
+        release.published((began_ns, self.now().0), events);
     }
 
     /// After an unclean end, names the event that is touched next in the pointer, so that one that ends the process is
@@ -435,12 +449,16 @@ impl<'a> Turn<'a> {
         } else {
             None
         };
+        let began = std::time::Instant::now();
         let (vectors, embedded) = embed::vectors(
             ordered.changes.iter().map(|change| &change.vector),
             embedder.as_ref(),
             Some(&self.handle.progress),
         )
         .await?;
+        self.deps
+            .metrics
+            .embedded(self.name, embedded.embedded, began.elapsed());
         let mut stats = self.head.manifest().stats;
         stats.applied += counts.applied;
         stats.unchanged += counts.unchanged;

@@ -72,7 +72,7 @@ pub(crate) async fn next_window(
 ) -> Result<Vec<BusEvent>, BusError> {
     bus.wait(context.collection, context.after).await?;
     let began = clock.now_ns();
-    let backlog = bus.state(context.collection).await?.last.saturating_sub(context.after);
+    let backlog = bus.unread(context.collection, context.after).await?;
     let wide = context.first_build || backlog > u64::from(context.settings.backlog_events);
     let normal = Duration::from_millis(u64::from(context.settings.milliseconds));
     let (events_max, time_max) = if wide {

@@ -51,6 +51,7 @@ pub(crate) fn release_info(manifest: &Manifest) -> ReleaseInfo {
             .stream
             .position(manifest.checkpoint.sequence)
             .to_string(),
+        stale_milliseconds: 0,
     }
 }
 
@@ -86,6 +87,7 @@ pub(crate) fn reason_of_read(error: &ReadError) -> Reason {
             source: ManifestError::FormatVersion(_),
             ..
         } => Reason::UnknownFormat,
+        ReadError::Store(StoreError::OutOfSpace { .. }) => Reason::DiskFull,
         ReadError::Store(_) | ReadError::NotLocal { .. } => Reason::StoreUnavailable,
         _ => Reason::DataDamaged,
     }

@@ -15,6 +15,7 @@ use verdigris_store::collection::{self as objects, SeenPointer};
 
 use crate::Search;
 use crate::answer::{chain, reason_of_read};
+use crate::following::Start;
 use crate::lineages::{Followed, NotServed, Problem, Served};
 use crate::open::{of_read, open};
 use crate::warm::warm;
@@ -35,7 +36,7 @@ async fn follow_active(search: &Arc<Search>, followed: &Arc<Followed>, token: &C
     loop {
         tokio::select! {
             () = token.cancelled() => return,
-            () = tokio::time::sleep(search.deps.poll) => {}
+            () = tokio::time::sleep(pause(search.deps.poll)) => {}
         }
         if !look(search, followed).await {
             search.forget(&followed.name);
@@ -43,6 +44,11 @@ async fn follow_active(search: &Arc<Search>, followed: &Arc<Followed>, token: &C
         }
         followed.forget_paged();
     }
+}
+
+/// Readers that began together do not stay together.
+fn pause(poll: Duration) -> Duration {
+    poll.mul_f64(0.9 + 0.2 * rand::random::<f64>())
 }
 
 /// Opens what the pointer names as the other lineage, whenever it names something else.
@@ -98,8 +104,14 @@ async fn open_other(search: &Arc<Search>, followed: &Followed, named: &LineagePo
 pub(crate) async fn look(search: &Arc<Search>, followed: &Arc<Followed>) -> bool {
     let known = followed.seen.lock().expect("held for a moment only").clone();
     let seen = match objects::pointer_if_moved(&*search.deps.store, &followed.name, known.as_ref()).await {
-        Ok(None) => return true,
-        Ok(Some(seen)) => seen,
+        Ok(None) => {
+            note_age(search, followed, Age::Fresh);
+            return true;
+        }
+        Ok(Some(seen)) => {
+            note_age(search, followed, Age::Fresh);
+            seen
+        }
         Err(ReadError::NoCollection(_)) => {
             gone(search, followed).await;
             return false;
@@ -107,6 +119,7 @@ pub(crate) async fn look(search: &Arc<Search>, followed: &Arc<Followed>) -> bool
         Err(error) => {
             // What is open goes on answering; the age of the release tells how stale it is.
             tracing::warn!(collection = %followed.name, "pointer: {}", chain(&error));
+            note_age(search, followed, Age::Unread);
             search.deps.metrics.refresh_failed(&followed.name);
             if let ReadError::Pointer { .. } = error {
                 let (reason, message) = (reason_of_read(&error), chain(&error));
@@ -123,7 +136,8 @@ pub(crate) async fn look(search: &Arc<Search>, followed: &Arc<Followed>) -> bool
         search.deps.metrics.refresh_failed(&followed.name);
         tracing::error!(collection = %followed.name, reason = problem.reason.as_str(), "{}", problem.message);
         // The one before goes on answering, where there is one.
-        if followed.active_broken(&seen.pointer, &problem) {
+        let named = search.deps.following.of(&seen.pointer);
+        if followed.active_broken(named.first, named.other, &problem) {
             not_ready(search, followed, problem);
         }
         tokio::time::sleep(RETRY).await;
@@ -131,6 +145,20 @@ pub(crate) async fn look(search: &Arc<Search>, followed: &Arc<Followed>) -> bool
     }
     *followed.seen.lock().expect("held for a moment only") = Some(seen.tag);
     true
+}
+
+/// Whether the pointer was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    Fresh,
+    Unread,
+}
+
+fn note_age(search: &Search, followed: &Followed, age: Age) {
+    if age == Age::Fresh {
+        followed.pointer_was_read();
+    }
+    search.deps.metrics.stale(&followed.name, followed.stale());
 }
 
 async fn gone(search: &Search, followed: &Followed) {
@@ -148,15 +176,16 @@ async fn follow_to(search: &Arc<Search>, followed: &Followed, seen: &SeenPointer
     if pointer.deleted_at.is_some() {
         followed.stop(NotServed::Gone);
         search.log.forget(&followed.name).await;
+        search.deps.readiness.ready(followed.name.as_str());
         return Ok(());
     }
     let hidden = followed.hidden().next(&*search.deps.store, pointer).await;
     if let Some(hidden) = hidden.map_err(of_read)? {
         followed.hide(hidden);
     }
-    let Some(active) = &pointer.active else {
-        followed.stop(NotServed::Empty);
-        return Ok(());
+    let named = search.deps.following.of(pointer);
+    let Some(active) = &named.first else {
+        return not_named(search, followed);
     };
     let began = Instant::now();
     let is_named = |served: &&Arc<Served>| served.is(active);
@@ -164,10 +193,12 @@ async fn follow_to(search: &Arc<Search>, followed: &Followed, seen: &SeenPointer
     let is_open = followed.lineages().open_of(&active.lineage).filter(is_named).cloned();
     let served = match is_open {
         Some(served) => served,
-        None => Arc::new(open(search, followed, active).await?),
+        None => Arc::new(opened(search, followed, active).await?),
     };
     let now = Timestamp(search.deps.clock.now_ns());
-    let swapped = followed.swap(&served, active, pointer.other.clone(), now);
+    let before = followed.lineages();
+    let before = before.windows().0.map(|window| window.lineage().clone());
+    let swapped = followed.swap(&served, active, named.other, now);
     let (metrics, manifest) = (&search.deps.metrics, served.release.manifest());
     if swapped.is_flip {
         metrics.flipped(&followed.name);
@@ -175,9 +206,38 @@ async fn follow_to(search: &Arc<Search>, followed: &Followed, seen: &SeenPointer
             "another lineage answers");
     }
     if swapped.is_new {
+        metrics.answers(&followed.name, before.as_ref(), &manifest.lineage);
         metrics.swapped(&followed.name, manifest, began.elapsed());
         search.log.settings(&followed.name, &served.settings.queries).await;
     }
     search.deps.readiness.ready(followed.name.as_str());
+    Ok(())
+}
+
+/// Opens what is to answer; where nothing of its lineage was open and somebody waits for readiness, it is warmed before.
+async fn opened(search: &Arc<Search>, followed: &Followed, named: &LineagePointer) -> Result<Served, Problem> {
+    let is_first = followed.lineages().open_of(&named.lineage).is_none();
+    let mut served = open(search, followed, named).await?;
+    if is_first && search.deps.following.start == Start::Beside {
+        served.ready += warm(search, &followed.name, &served).await;
+    }
+    Ok(served)
+}
+
+/// The pointer names nothing that this process follows.
+fn not_named(search: &Search, followed: &Followed) -> Result<(), Problem> {
+    let Some(lineage) = &search.deps.following.lineage else {
+        followed.stop(NotServed::Empty);
+        // An empty answer is the right one.
+        search.deps.readiness.ready(followed.name.as_str());
+        return Ok(());
+    };
+    if followed.lineages().open_of(lineage).is_some() {
+        // Whoever still sends requests here gets answers until the pod goes.
+        return Ok(());
+    }
+    followed.stop(NotServed::Opening(lineage.clone()));
+    let message = format!("lineage {lineage} is not named by the pointer");
+    search.deps.readiness.not_ready(followed.name.as_str(), message);
     Ok(())
 }

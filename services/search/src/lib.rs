@@ -4,7 +4,9 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod discover;
 mod follow;
+mod following;
 mod golden;
 mod hiding;
 mod lineages;
@@ -14,6 +16,7 @@ mod measurement_rpc;
 pub mod metrics;
 mod open;
 mod page;
+mod pod_rpc;
 mod queries_rpc;
 mod query;
 mod rpc;
@@ -39,7 +42,9 @@ use verdigris_runtime::http::Readiness;
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_store::{Store, StoreError, collection as objects};
 
+pub use following::{Collections, CollectionsError, Following, Start};
 pub use measurement_rpc::MeasurementRpc;
+pub use pod_rpc::{PodDeps, PodRpc};
 pub use queries_rpc::QueryRpc;
 pub use rpc::SearchRpc;
 pub use serving::{LineageCondition, LineageFacts, Serving};
@@ -51,6 +56,9 @@ use crate::metrics::SearchMetrics;
 
 /// Bytes of filter bitmaps that are kept.
 pub const FILTER_CACHE_BYTES: u64 = 128 << 20;
+
+/// The part that is not ready until collections are known.
+const OPENING: &str = "search";
 
 /// Why publishing stands still, for reads that wait for a position.
 #[derive(Debug, Clone)]
@@ -91,6 +99,10 @@ pub struct SearchDeps {
     pub query_log: Option<PathBuf>,
     /// Bytes of memory that this process may use, where that is limited.
     pub memory_limit: Option<u64>,
+    /// What is followed.
+    pub following: Following,
+    /// Whether a line is logged for each search.
+    pub log_searches: bool,
     /// Counted on top of what searches of a release take, for tests of what becomes of a slow index: such a test must
     /// not depend on how busy its machine is.
     pub drag: Option<DragOf>,
@@ -128,8 +140,20 @@ impl Search {
             measuring: tokio::sync::Mutex::default(),
             followed: Mutex::default(),
         });
-        for name in objects::list(&*search.deps.store).await? {
-            search.follow(&name).await;
+        match search.deps.following.start {
+            Start::First => {
+                for name in objects::list(&*search.deps.store).await? {
+                    search.follow(&name).await;
+                }
+            }
+            Start::Beside => {
+                search.deps.readiness.not_ready(OPENING, "collections are looked for");
+                let (opening, token) = (search.clone(), search.tasks.token());
+                search.tasks.spawn("opening of collections", async move {
+                    token.run_until_cancelled(discover::run(&opening)).await;
+                    Ok(())
+                });
+            }
         }
         Ok(search)
     }
@@ -169,6 +193,9 @@ impl Search {
         let known = self.lock().get(name).cloned();
         if let Some(followed) = known {
             return Some(followed);
+        }
+        if !self.deps.following.collections.has(name) {
+            return None;
         }
         // Only a collection that is there is followed, so that made-up names cost nothing.
         objects::pointer(&*self.deps.store, name).await.ok()?;

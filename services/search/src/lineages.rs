@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{OnceCell, watch};
 use verdigris_core::manifest::LineageId;
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::{LineagePointer, LineageRole, ManifestReference, Pointer};
+use verdigris_core::pointer::{LineagePointer, LineageRole, ManifestReference};
 use verdigris_core::settings::Settings;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_embed::QueryCache;
@@ -103,6 +103,8 @@ pub(crate) struct Followed {
     paged: Mutex<VecDeque<(Instant, Arc<Served>)>>,
     /// Erased documents, which nothing that is open shows.
     hidden: Mutex<Hidden>,
+    /// When the pointer was last read without an error.
+    read_at: Mutex<Instant>,
 }
 
 /// What a swap changed.
@@ -273,7 +275,17 @@ impl Followed {
             other_named: watch::channel(None).0,
             paged: Mutex::default(),
             hidden: Mutex::default(),
+            read_at: Mutex::new(Instant::now()),
         }
+    }
+
+    pub(crate) fn pointer_was_read(&self) {
+        *self.read_at.lock().expect("held for a moment only") = Instant::now();
+    }
+
+    /// Since when nobody knows whether something newer was published.
+    pub(crate) fn stale(&self) -> Duration {
+        self.read_at.lock().expect("held for a moment only").elapsed()
     }
 
     /// Both lineages as they are now. A request takes them once.
@@ -379,13 +391,18 @@ impl Followed {
 
     /// The named release of the active lineage cannot be opened: what is open goes on answering, and the other lineage
     /// is followed all the same, since it may be what is gone back to. True where nothing answers.
-    pub(crate) fn active_broken(&self, pointer: &Pointer, problem: &Problem) -> bool {
+    pub(crate) fn active_broken(
+        &self,
+        active: Option<LineagePointer>,
+        other: Option<LineagePointer>,
+        problem: &Problem,
+    ) -> bool {
         self.make(|before| Lineages {
-            named: pointer.active.clone(),
-            other: pointer.other.clone().map(|named| before.as_other(named)),
+            named: active.clone(),
+            other: other.clone().map(|named| before.as_other(named)),
             ..before.broken(problem)
         });
-        self.tell_other(pointer.other.clone());
+        self.tell_other(other);
         self.lineages().active.is_err()
     }
 

@@ -71,8 +71,7 @@ pub(crate) async fn measure(
     let named = named(followed, &lineages, wanted)?;
     let measurements = match candidate(followed, &lineages, &named, wanted)? {
         Ok(candidate) => {
-            let active = lineages.served(Lineage::Active);
-            let active = active.map_err(|why| status_of_not_served(&followed.name, &why))?;
+            let active = beside(search, followed, &lineages).await?;
             let active = Some(active).filter(|active| active.lineage() != candidate.lineage());
             let samples = candidate.settings.gates.samples as usize;
             let draws = Draws::new(&candidate.reference.digest);
@@ -91,6 +90,24 @@ pub(crate) async fn measure(
     };
     search.deps.metrics.measured(&followed.name, began.elapsed());
     Ok(measurements)
+}
+
+/// The active release. A process that follows one lineage alone opens it for as long as it measures.
+async fn beside(search: &Arc<Search>, followed: &Followed, lineages: &Lineages) -> Result<Arc<Served>, Status> {
+    if search.deps.following.lineage.is_none() {
+        let active = lineages.served(Lineage::Active);
+        return active.map_err(|why| status_of_not_served(&followed.name, &why));
+    }
+    let seen = objects::pointer(&*search.deps.store, &followed.name).await;
+    let seen = seen.map_err(|error| reason_of_read(&error).status(chain(&error)))?;
+    let nothing = || status_of_not_served(&followed.name, &NotServed::Empty);
+    let named = seen.pointer.active.ok_or_else(nothing)?;
+    if let Some(open) = lineages.open_of(&named.lineage) {
+        return Ok(open.clone());
+    }
+    let opened = crate::open::open(search, followed, &named).await;
+    let opened = opened.map_err(|problem| problem.reason.status(problem.message))?;
+    Ok(Arc::new(opened))
 }
 
 /// How the pointer names the lineage that is wanted.

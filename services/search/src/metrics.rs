@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
-use verdigris_core::manifest::Manifest;
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use verdigris_core::manifest::{LineageId, Manifest};
 use verdigris_core::names::CollectionName;
 
 /// Bounds of search durations in seconds.
@@ -30,6 +30,8 @@ pub struct SearchMetrics {
     measure_seconds: HistogramVec,
     search_seconds: HistogramVec,
     embed_seconds: HistogramVec,
+    stale_seconds: GaugeVec,
+    lineage: IntGaugeVec,
 }
 
 impl SearchMetrics {
@@ -43,6 +45,7 @@ impl SearchMetrics {
                 &["collection"],
             )
         };
+        let (stale_seconds, lineage) = freshness(registry)?;
         let metrics = Self {
             generation: gauge("verdigris_release_generation", "Generation that answers")?,
             documents: gauge("verdigris_release_documents", "Documents of the release that answers")?,
@@ -82,6 +85,8 @@ impl SearchMetrics {
             )?,
             search_seconds: seconds("verdigris_search_seconds", "Duration of searching, without embedding")?,
             embed_seconds: seconds("verdigris_search_embed_seconds", "Duration of embedding a query")?,
+            stale_seconds,
+            lineage,
         };
         registry.register(Box::new(metrics.generation.clone()))?;
         registry.register(Box::new(metrics.documents.clone()))?;
@@ -111,6 +116,9 @@ impl SearchMetrics {
         ] {
             gauge.with_label_values(label);
         }
+        self.stale_seconds.with_label_values(label);
+        self.lineage
+            .with_label_values(&["products", "01ARZ3NDEKTSV4RRFFQ69G5FAV"]);
         for seconds in [
             &self.swap_seconds,
             &self.search_seconds,
@@ -148,6 +156,23 @@ impl SearchMetrics {
             .observe(duration.as_secs_f64());
     }
 
+    /// Another lineage answers than before, or the first.
+    pub(crate) fn answers(&self, name: &CollectionName, before: Option<&LineageId>, lineage: &LineageId) {
+        if let Some(before) = before.filter(|before| *before != lineage) {
+            // One that never answered has no figure to be removed.
+            let _ = self.lineage.remove_label_values(&[name.as_str(), before.as_str()]);
+        }
+        self.lineage
+            .with_label_values(&[name.as_str(), lineage.as_str()])
+            .set(1);
+    }
+
+    pub(crate) fn stale(&self, name: &CollectionName, stale: Duration) {
+        self.stale_seconds
+            .with_label_values(&[name.as_str()])
+            .set(stale.as_secs_f64());
+    }
+
     pub(crate) fn refresh_failed(&self, name: &CollectionName) {
         self.refresh_failures.with_label_values(&[name.as_str()]).inc();
     }
@@ -178,4 +203,20 @@ impl SearchMetrics {
             self.embed_seconds.with_label_values(label).observe(embed.as_secs_f64());
         }
     }
+}
+
+/// How old what answers is, and which lineage it is.
+fn freshness(registry: &Registry) -> Result<(GaugeVec, IntGaugeVec), prometheus::Error> {
+    let stale = Opts::new(
+        "verdigris_search_stale_seconds",
+        "Since the pointer was last read without an error, at the newest look",
+    );
+    let lineage = Opts::new("verdigris_release_lineage_info", "1 for the lineage that answers");
+    let (stale, lineage) = (
+        GaugeVec::new(stale, &["collection"])?,
+        IntGaugeVec::new(lineage, &["collection", "lineage"])?,
+    );
+    registry.register(Box::new(stale.clone()))?;
+    registry.register(Box::new(lineage.clone()))?;
+    Ok((stale, lineage))
 }

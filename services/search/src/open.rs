@@ -14,7 +14,11 @@ use verdigris_store::{ReadError, collection as objects};
 
 use crate::Search;
 use crate::answer::{chain, reason_of_read};
+use crate::following::Start;
 use crate::lineages::{Followed, Problem, Served};
+
+/// Memory that a release needs, as a share of its files.
+const MEMORY_NEEDED: [u64; 2] = [6, 5];
 
 /// Opens the release that the pointer names. Cancel safe: what was verified meanwhile stays verified.
 pub(crate) async fn open(search: &Arc<Search>, followed: &Followed, named: &LineagePointer) -> Result<Served, Problem> {
@@ -45,6 +49,7 @@ pub(crate) async fn open(search: &Arc<Search>, followed: &Followed, named: &Line
         Some(served) => served.embedder.clone(),
         None => query_embedder(search, &manifest, &settings).await?,
     };
+    check_memory(search, &manifest)?;
     let previous = before.as_ref().map(|served| &served.release);
     let opened = search.deps.opener.open(Arc::new(manifest), previous).await;
     let hidden = followed.hidden();
@@ -59,6 +64,30 @@ pub(crate) async fn open(search: &Arc<Search>, followed: &Followed, named: &Line
     })
 }
 
+/// Refuses what this process could only open to be ended by the system, before a byte of it is fetched.
+fn check_memory(search: &Search, manifest: &Manifest) -> Result<(), Problem> {
+    // In a process of all roles the release is there already, and a gate judges it.
+    let Some(limit) = search
+        .deps
+        .memory_limit
+        .filter(|_| search.deps.following.start == Start::Beside)
+    else {
+        return Ok(());
+    };
+    let (bytes, [needed, of]) = (manifest.bytes(), MEMORY_NEEDED);
+    if bytes / of * needed <= limit {
+        return Ok(());
+    }
+    let message = format!(
+        "release {} has {bytes} bytes and needs {needed}/{of} of that in memory; this process may use {limit}",
+        manifest.generation
+    );
+    Err(Problem {
+        reason: Reason::MemoryTooSmall,
+        message,
+    })
+}
+
 pub(crate) fn of_read(error: ReadError) -> Problem {
     Problem {
         reason: reason_of_read(&error),
@@ -67,9 +96,12 @@ pub(crate) fn of_read(error: ReadError) -> Problem {
 }
 
 fn of_open(error: OpenError) -> Problem {
-    let reason = match error {
+    let reason = match &error {
         OpenError::Damaged(_) => Reason::DataDamaged,
-        OpenError::Unavailable(_) => Reason::StoreUnavailable,
+        // No room in the cache is not the store's fault.
+        OpenError::Unavailable(cause) => cause
+            .downcast_ref::<ReadError>()
+            .map_or(Reason::StoreUnavailable, reason_of_read),
     };
     Problem {
         reason,

@@ -45,6 +45,13 @@ pub(crate) struct Checked {
     pub(crate) page: Option<PageToken>,
 }
 
+impl Checked {
+    /// Hits that are asked for.
+    pub(crate) fn top_k(&self) -> u32 {
+        self.top_k
+    }
+}
+
 /// Checks a request by itself: what is wrong is said with the field's name.
 pub(crate) fn check(request: SearchRequest) -> Result<Checked, Status> {
     let wrong = |field: &str, message: String| Reason::InvalidArgument.status_for_field(field, message);

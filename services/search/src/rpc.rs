@@ -10,9 +10,10 @@ use verdigris_proto::reason::Reason;
 use verdigris_proto::search::search_service_server::SearchService;
 use verdigris_proto::search::{
     BatchSearchRequest, BatchSearchResponse, GetDocumentRequest, GetDocumentResponse, GetServingStatsRequest,
-    GetServingStatsResponse, Lineage, SearchRequest, SearchResponse, Timings,
+    GetServingStatsResponse, Lineage, ReleaseInfo, SearchRequest, SearchResponse, Timings,
 };
 use verdigris_runtime::deadline::Deadline;
+use verdigris_runtime::traces::ReleaseName;
 
 use crate::Search;
 use crate::answer::{document_json, release_info, status_of_engine, status_of_not_served};
@@ -109,7 +110,7 @@ impl SearchRpc {
         let (text, filter) = (request.text.clone(), request.filter.clone());
         let min_position = request.min_position.clone();
         let checked = check(request)?;
-        let began = Instant::now();
+        let (top_k, began) = (checked.top_k(), Instant::now());
         self.at_least(&followed, checked.lineage, &min_position, limit).await?;
         let waited = began.elapsed();
         let lineages = followed.lineages();
@@ -126,6 +127,19 @@ impl SearchRpc {
             );
         }
         let mut response = answer?;
+        if let Some(release) = &mut response.release {
+            release.stale_milliseconds = followed.stale().as_millis() as u64;
+            trace(&followed.name, release);
+            if self.search.deps.log_searches {
+                let latency_ms = (began.elapsed() - waited).as_secs_f64() * 1e3;
+                // What was asked is nobody's business: its length alone.
+                tracing::info!(
+                    collection = %followed.name, k = top_k, hits = response.hits.len(), latency_ms,
+                    generation = release.generation, lineage = release.lineage, text_bytes = text.len(),
+                    has_filter = !filter.is_empty(), stale_ms = release.stale_milliseconds, "search"
+                );
+            }
+        }
         if let Some(timings) = &mut response.timings {
             timings.wait_micros = waited.as_micros() as u64;
             timings.total_micros = began.elapsed().as_micros() as u64;
@@ -189,6 +203,16 @@ impl SearchRpc {
             Err(why) => Err(status_of_not_served(&followed.name, &why)),
         }
     }
+}
+
+/// Links the call to the release that answers it.
+fn trace(name: &CollectionName, release: &ReleaseInfo) {
+    let release = ReleaseName {
+        collection: name.as_str(),
+        lineage: &release.lineage,
+        generation: release.generation,
+    };
+    release.answers();
 }
 
 /// Whether a search failed by a fault of this server, and not of its caller.

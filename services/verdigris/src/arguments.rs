@@ -3,15 +3,16 @@
 mod erase;
 mod rebuild;
 mod rollout;
+mod serve;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::erase::Erase;
 pub(crate) use self::rebuild::Rebuild;
 pub(crate) use self::rollout::Rollout;
+pub(crate) use self::serve::{LogFormat, Serve};
 
 /// Blue/green vector search for product catalogs.
 #[derive(Debug, Parser)]
@@ -47,6 +48,18 @@ pub(crate) struct Global {
         default_value = "products"
     )]
     pub(crate) collection: String,
+    /// Address of administration, where it is not that of --server
+    #[arg(long, global = true, env = "VERDIGRIS_ADMIN_SERVER", value_name = "URL")]
+    pub(crate) admin_server: Option<String>,
+    /// Authorities (PEM) of https:// servers, instead of those of the system
+    #[arg(long, global = true, env = "VERDIGRIS_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Certificate (PEM) to administer with, instead of a token
+    #[arg(long, global = true, env = "VERDIGRIS_CLIENT_CERTIFICATE", value_name = "FILE")]
+    pub(crate) client_certificate: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, global = true, env = "VERDIGRIS_CLIENT_KEY", value_name = "FILE")]
+    pub(crate) client_key: Option<PathBuf>,
     /// File whose first line is the token to send
     #[arg(long, global = true, env = "VERDIGRIS_CLIENT_TOKEN_FILE", value_name = "FILE")]
     pub(crate) client_token_file: Option<PathBuf>,
@@ -61,11 +74,15 @@ pub(crate) struct Global {
 /// What can be asked.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run all roles in one process: ingest, indexer, search
-    Up(Box<Up>),
+    /// Run all roles in one process: ingest, indexer, search, controller
+    Up(Box<Serve>),
+    /// Run the indexer alone: events in, releases out
+    Indexer(Box<Serve>),
+    /// Run the controller alone: the owner of rollouts
+    Controller(Box<Serve>),
     /// Send documents or events from JSON Lines files, or from standard input (-)
     Ingest(Ingest),
-    /// Search by text, vector, or both
+    /// Search by text, vector, or both; without either, run the search role alone
     Search(Box<Search>),
     /// Show a document
     Get {
@@ -161,38 +178,6 @@ pub(crate) enum Command {
     },
 }
 
-/// `up`.
-#[derive(Debug, Args)]
-pub(crate) struct Up {
-    /// Address of gRPC; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) grpc: Option<SocketAddr>,
-    /// Address of metrics and health; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) http: Option<SocketAddr>,
-    /// File with a line `scope token` for each token; scopes are read, ingest, admin
-    #[arg(long, value_name = "FILE")]
-    pub(crate) token_file: Option<PathBuf>,
-    /// Serve an address beyond loopback without tokens
-    #[arg(long)]
-    pub(crate) insecure: bool,
-    /// Configuration file (TOML)
-    #[arg(long, env = "VERDIGRIS_CONFIG", value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Log format
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    pub(crate) log: Option<LogFormat>,
-}
-
-/// How logs are written.
-#[derive(Debug, Clone, Copy, ValueEnum, PartialEq, Eq)]
-pub(crate) enum LogFormat {
-    /// For people.
-    Text,
-    /// A JSON object a line.
-    Json,
-}
-
 /// Whether to wait until events are searchable.
 #[derive(Debug, Args, Clone)]
 pub(crate) struct Wait {
@@ -239,36 +224,36 @@ pub(crate) enum Lineage {
 
 /// `search`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("asked").args(["text", "vector_file"]).multiple(true)))]
 pub(crate) struct Search {
     /// Text to search for
-    #[arg(required_unless_present = "vector_file")]
     pub(crate) text: Option<String>,
     /// File with a JSON array of numbers: the query's vector
     #[arg(long, value_name = "FILE")]
     pub(crate) vector_file: Option<PathBuf>,
     /// Hits to show, at most 1000
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "asked")]
     pub(crate) top_k: u32,
     /// Hits to skip
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "asked")]
     pub(crate) offset: u32,
     /// Go on where an answer ended, in the same release
     #[arg(long, value_name = "TOKEN", conflicts_with = "offset")]
     pub(crate) page_token: Option<String>,
     /// Which lineage answers; the other one for a preview
-    #[arg(long, value_enum, default_value = "active")]
+    #[arg(long, value_enum, default_value = "active", requires = "asked")]
     pub(crate) lineage: Lineage,
     /// Show what both lineages answer, side by side
     #[arg(long, conflicts_with_all = ["lineage", "page_token", "offset"])]
     pub(crate) compare: bool,
     /// Which lists to ask
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, requires = "asked")]
     pub(crate) mode: Option<SearchMode>,
     /// AIP-160 filter, such as: price < 20 AND brand = "Bosch"
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, value_name = "FILTER", requires = "asked")]
     pub(crate) filter: Option<String>,
     /// Fields to return, separated by commas; all without it
-    #[arg(long, value_name = "FIELDS", value_delimiter = ',')]
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',', requires = "asked")]
     pub(crate) fields: Vec<String>,
     /// Candidates a graph search keeps
     #[arg(long, value_name = "N")]
@@ -277,11 +262,20 @@ pub(crate) struct Search {
     #[arg(long, value_name = "N")]
     pub(crate) nprobe: Option<u32>,
     /// Leave out hits below this score
-    #[arg(long, value_name = "SCORE")]
+    #[arg(long, value_name = "SCORE", requires = "asked")]
     pub(crate) min_score: Option<f32>,
     /// Wait until the release holds at least this position
-    #[arg(long, value_name = "POSITION")]
+    #[arg(long, value_name = "POSITION", requires = "asked")]
     pub(crate) min_position: Option<String>,
+    #[command(flatten, next_help_heading = "Options of the search role, without a text")]
+    pub(crate) role: Serve,
+}
+
+impl Search {
+    /// Whether something is searched for; otherwise the search role is to run.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.text.is_some() || self.vector_file.is_some()
+    }
 }
 
 /// `collections`.

@@ -1,7 +1,7 @@
 //! A connection to a server: the services of one channel, with the caller's token on each call.
 //!
 //! Where the server is, is decided by `main`. Deadlines are set for each call by who makes it, since a search and a
-//! resync have little in common. TLS is absent: it ends at a proxy before the server.
+//! resync have little in common. TLS is spoken where the address says https.
 
 use std::fs;
 use std::path::Path;
@@ -10,11 +10,13 @@ use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 use verdigris_proto::admin::admin_service_client::AdminServiceClient;
 use verdigris_proto::ingest::ingest_service_client::IngestServiceClient;
 use verdigris_proto::rollout::rollout_service_client::RolloutServiceClient;
+use verdigris_proto::search::measurement_service_client::MeasurementServiceClient;
+use verdigris_proto::search::pod_service_client::PodServiceClient;
 use verdigris_proto::search::query_service_client::QueryServiceClient;
 use verdigris_proto::search::search_service_client::SearchServiceClient;
 use verdigris_runtime::gather;
@@ -39,6 +41,16 @@ pub(crate) type Authorized = InterceptedService<Channel, Credentials>;
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     authorized: Authorized,
+    /// To where administration listens.
+    administration: Authorized,
+}
+
+/// How a server is talked to: by which token, and who vouches for whom.
+#[derive(Clone, Default)]
+pub(crate) struct Access {
+    credentials: Credentials,
+    authorities: Option<Certificate>,
+    identity: Option<Identity>,
 }
 
 /// What a call says about who makes it.
@@ -61,20 +73,27 @@ impl std::fmt::Debug for Credentials {
 
 impl Client {
     /// Connects to a server at `url`, such as `http://127.0.0.1:7700`; without a scheme it is http.
-    pub(crate) async fn connect(url: &str, credentials: Credentials) -> Result<Self, CommandError> {
-        let endpoint = endpoint(url)?;
-        let connected = gather::connect(&endpoint).await;
-        let channel = connected.map_err(|source| CommandError::Unreachable {
-            url: url.to_owned(),
-            source,
-        })?;
-        Ok(Self::over(channel, credentials))
+    pub(crate) async fn connect(url: &str, access: &Access) -> Result<Self, CommandError> {
+        Ok(Self::over(connect(url, access).await?, access.credentials()))
+    }
+
+    /// The same, where administration listens elsewhere.
+    pub(crate) async fn administered_at(self, url: &str, access: &Access) -> Result<Self, CommandError> {
+        let administration = InterceptedService::new(connect(url, access).await?, access.credentials());
+        Ok(Self { administration, ..self })
+    }
+
+    /// A channel to a server that need not be there yet, and comes back when it does.
+    pub(crate) fn lazy(url: &str, access: &Access) -> Result<Channel, CommandError> {
+        Ok(endpoint(url, access)?.connect_lazy())
     }
 
     /// A client over a channel that is there already.
     pub(crate) fn over(channel: Channel, credentials: Credentials) -> Self {
+        let authorized = InterceptedService::new(channel, credentials);
         Self {
-            authorized: InterceptedService::new(channel, credentials),
+            administration: authorized.clone(),
+            authorized,
         }
     }
 
@@ -85,7 +104,7 @@ impl Client {
 
     /// Golden and asked queries.
     pub(crate) fn queries(&self) -> QueryServiceClient<Authorized> {
-        QueryServiceClient::new(self.authorized.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+        QueryServiceClient::new(self.administration.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// Events in.
@@ -95,12 +114,22 @@ impl Client {
 
     /// Rollouts.
     pub(crate) fn rollout(&self) -> RolloutServiceClient<Authorized> {
-        RolloutServiceClient::new(self.authorized.clone())
+        RolloutServiceClient::new(self.administration.clone())
+    }
+
+    /// A search process.
+    pub(crate) fn pods(&self) -> PodServiceClient<Authorized> {
+        PodServiceClient::new(self.administration.clone())
+    }
+
+    /// Measuring.
+    pub(crate) fn measurements(&self) -> MeasurementServiceClient<Authorized> {
+        MeasurementServiceClient::new(self.administration.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// Collections and what belongs to them.
     pub(crate) fn admin(&self) -> AdminServiceClient<Authorized> {
-        AdminServiceClient::new(self.authorized.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+        AdminServiceClient::new(self.administration.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 }
 
@@ -111,7 +140,19 @@ pub(crate) fn within<T>(deadline: Duration, message: T) -> Request<T> {
     request
 }
 
-fn endpoint(url: &str) -> Result<Endpoint, CommandError> {
+async fn connect(url: &str, access: &Access) -> Result<Channel, CommandError> {
+    let endpoint = endpoint(url, access)?;
+    let connected = match endpoint.uri().scheme_str() {
+        Some("https") => endpoint.connect().await,
+        _ => gather::connect(&endpoint).await,
+    };
+    connected.map_err(|source| CommandError::Unreachable {
+        url: url.to_owned(),
+        source,
+    })
+}
+
+fn endpoint(url: &str, access: &Access) -> Result<Endpoint, CommandError> {
     let address = if url.contains("://") {
         url.to_owned()
     } else {
@@ -122,6 +163,15 @@ fn endpoint(url: &str) -> Result<Endpoint, CommandError> {
         url: url.to_owned(),
         source,
     })?;
+    let endpoint = match endpoint.uri().scheme_str() {
+        Some("https") => endpoint
+            .tls_config(access.tls())
+            .map_err(|source| CommandError::Address {
+                url: url.to_owned(),
+                source,
+            })?,
+        _ => endpoint,
+    };
     Ok(endpoint
         .connect_timeout(CONNECT)
         .tcp_nodelay(true)
@@ -129,6 +179,49 @@ fn endpoint(url: &str) -> Result<Endpoint, CommandError> {
         .keep_alive_timeout(KEEP_ALIVE)
         .user_agent(concat!("verdigris/", env!("CARGO_PKG_VERSION")))
         .expect("a name and a version are a header's value"))
+}
+
+// === impl Access ===
+
+impl Access {
+    /// A token in the first line of a file, authorities instead of those of the system, and a certificate with its key;
+    /// each where it is given.
+    pub(crate) fn read(
+        token_file: Option<&Path>,
+        ca_file: Option<&Path>,
+        identity: Option<(&Path, &Path)>,
+    ) -> Result<Self, CommandError> {
+        let pem = |path: &Path| {
+            fs::read(path).map_err(|source| CommandError::Read {
+                path: path.display().to_string(),
+                source,
+            })
+        };
+        let identity = match identity {
+            Some((certificate, key)) => Some(Identity::from_pem(pem(certificate)?, pem(key)?)),
+            None => None,
+        };
+        Ok(Self {
+            credentials: Credentials::read(token_file)?,
+            authorities: ca_file.map(pem).transpose()?.map(Certificate::from_pem),
+            identity,
+        })
+    }
+
+    pub(crate) fn credentials(&self) -> Credentials {
+        self.credentials.clone()
+    }
+
+    fn tls(&self) -> ClientTlsConfig {
+        let config = match &self.authorities {
+            Some(authorities) => ClientTlsConfig::new().ca_certificate(authorities.clone()),
+            None => ClientTlsConfig::new().with_native_roots(),
+        };
+        match &self.identity {
+            Some(identity) => config.identity(identity.clone()),
+            None => config,
+        }
+    }
 }
 
 // === impl Credentials ===
@@ -191,16 +284,14 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_is_none_and_a_server_that_is_not_there_are_told_apart() {
-        let error = Client::connect("http://[", Credentials::default())
+        let error = Client::connect("http://[", &Access::default())
             .await
             .expect_err("no address");
         assert_eq!(error.reason(), "INVALID_ARGUMENT");
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = free.local_addr().expect("bound").to_string();
         drop(free);
-        let error = Client::connect(&address, Credentials::default())
-            .await
-            .expect_err("nobody");
+        let error = Client::connect(&address, &Access::default()).await.expect_err("nobody");
         assert_eq!(error.reason(), "SERVER_UNREACHABLE");
         assert!(error.message().contains("no server answers at"), "{}", error.message());
     }

@@ -12,6 +12,7 @@ use verdigris_core::pointer::{ManifestReference, Pointer};
 use verdigris_engine::ann;
 use verdigris_engine::release::open::OpenRelease;
 use verdigris_store::directory::DirectoryStore;
+use verdigris_store::fetch::VerifiedFiles;
 use verdigris_store::{Store, collection as objects};
 
 use crate::opener::Opener;
@@ -52,7 +53,9 @@ pub(crate) async fn run(
     let hidden = objects::hidden(&*store, &pointer).await?;
     let reference = reference(pointer, collection, generation)?;
     let manifest = Arc::new(objects::manifest(&*store, collection, &reference).await?);
-    let release = Opener::new(store).open(manifest.clone(), None).await?;
+    let release = Opener::new(store, VerifiedFiles::default())
+        .open(manifest.clone(), None)
+        .await?;
     let release = release.hiding(hidden.iter().map(String::as_str));
     fs::create_dir_all(to).with_context(|| format!("folder {} cannot be made", to.display()))?;
     let files = ["index.faiss", "meta.jsonl", "manifest.json"];

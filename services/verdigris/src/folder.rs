@@ -21,6 +21,9 @@ pub(crate) struct Holder {
     pub(crate) pid: u32,
     /// Where its gRPC listens, once it does.
     pub(crate) grpc: Option<SocketAddr>,
+    /// Where its administration listens, where that is a port of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) admin: Option<SocketAddr>,
 }
 
 /// What taking a folder came to.
@@ -66,7 +69,7 @@ impl Folder {
             lock,
         };
         folder
-            .announce(None)
+            .announce(None, None)
             .with_context(|| format!("{} cannot be written", shown()))?;
         for part in ["store", "cache", "rejected", "scratch"] {
             fs::create_dir_all(root.join(part)).with_context(|| format!("{} cannot be written", shown()))?;
@@ -85,10 +88,11 @@ impl Folder {
     }
 
     /// Says in the lock file where gRPC listens, so that commands find it.
-    pub(crate) fn announce(&mut self, grpc: Option<SocketAddr>) -> io::Result<()> {
+    pub(crate) fn announce(&mut self, grpc: Option<SocketAddr>, admin: Option<SocketAddr>) -> io::Result<()> {
         let holder = Holder {
             pid: std::process::id(),
             grpc,
+            admin,
         };
         self.lock.set_len(0)?;
         self.lock.seek(io::SeekFrom::Start(0))?;

@@ -9,26 +9,29 @@ use verdigris_core::names::CollectionName;
 use verdigris_embed::model::{self, FetchStep};
 use verdigris_proto::reason::Reason;
 use verdigris_runtime::authentication::Tokens;
+use verdigris_runtime::config::{self, Sources};
 use verdigris_runtime::http::{Readiness, bind};
-use verdigris_runtime::listening::Drain;
+use verdigris_runtime::listening::{Drain, Farewell};
 use verdigris_runtime::metrics;
 use verdigris_runtime::serving::CONCURRENT_CALLS;
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_runtime::telemetry::{self, Telemetry};
 
 use crate::arguments::{Arguments, Command, Config, Global, Model, Releases};
-use crate::client::{Client, Credentials};
+use crate::client::{Access, Client};
 use crate::commands::{self, CommandError};
 use crate::exit::Exit;
 use crate::folder::{Folder, Taken};
+use crate::keys::keys;
 use crate::output::{Output, pairs, table};
-use crate::server::{self, Running, Start};
+use crate::server::{self, Listeners, Role, Start};
 use crate::{doctor, export, starting, up};
 
 /// How long a server that was started for one command may take to end.
 const LOCAL_DRAIN: Drain = Drain {
     notice: Duration::ZERO,
     limit: Duration::from_secs(5),
+    farewell: Farewell::AtOnce,
 };
 /// Its tasks write their goodbyes after that.
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -65,7 +68,10 @@ async fn here(arguments: &Arguments, output: &Output) -> anyhow::Result<Exit> {
     verdigris_engine::processor::check_processor()?;
     let global = &arguments.global;
     match &arguments.command {
-        Command::Up(up) => up::run(up, global, output).await,
+        Command::Up(serve) => Box::pin(up::run(Role::All, serve, global, output)).await,
+        Command::Indexer(serve) => Box::pin(up::run(Role::Indexer, serve, global, output)).await,
+        Command::Search(search) => Box::pin(up::run(Role::Search, &search.role, global, output)).await,
+        Command::Controller(serve) => Box::pin(up::run(Role::Controller, serve, global, output)).await,
         Command::Doctor => doctor::run(global, output).await,
         Command::Completions { shell } => Ok(commands::completions::run(*shell, output)?),
         Command::Model(Model::Fetch) => fetch_model(global, output).await,
@@ -136,17 +142,24 @@ fn show_config(values: &verdigris_runtime::config::Values, origin: bool, output:
 
 async fn with_server(arguments: &Arguments, output: &Output) -> anyhow::Result<Exit> {
     let global = &arguments.global;
-    let credentials = Credentials::read(global.client_token_file.as_deref())?;
+    let identity = global.client_certificate.as_deref().zip(global.client_key.as_deref());
+    let access = Access::read(global.client_token_file.as_deref(), global.ca_file.as_deref(), identity)?;
     if let Some(url) = &global.server {
-        let client = Client::connect(url, credentials).await?;
+        let mut client = Client::connect(url, &access).await?;
+        if let Some(url) = &global.admin_server {
+            client = client.administered_at(url, &access).await?;
+        }
         return Ok(commands::run(&arguments.command, global, &client, output).await?);
     }
     match Folder::take(&global.data)? {
         Taken::Held(holder) => {
-            let address = holder.and_then(|holder| holder.grpc);
+            let (address, admin) = holder.map_or((None, None), |holder| (holder.grpc, holder.admin));
             let address =
                 address.context("the process that holds the data folder is not up yet; try again in a moment")?;
-            let client = Client::connect(&format!("http://{address}"), credentials).await?;
+            let mut client = Client::connect(&format!("http://{address}"), &access).await?;
+            if let Some(admin) = admin {
+                client = client.administered_at(&format!("http://{admin}"), &access).await?;
+            }
             Ok(commands::run(&arguments.command, global, &client, output).await?)
         }
         Taken::Ours(folder) => on_folder(folder, arguments, output).await,
@@ -164,16 +177,25 @@ async fn on_folder(folder: Folder, arguments: &Arguments, output: &Output) -> an
     let (tasks, mut ended) = Tasks::new();
     let listener = bind(([127, 0, 0, 1], 0).into()).await?;
     let start = Start {
+        role: Role::All,
+        // What a process that serves is told to do is not this one's.
+        values: config::load(keys(), Sources::default())?,
         folder,
         models: model_folder(&arguments.global),
         tokens: Tokens::open(),
+        tls: None,
         concurrent_calls: CONCURRENT_CALLS,
         drain: LOCAL_DRAIN,
         registry: metrics::registry()?,
         readiness: Readiness::default(),
     };
-    let running: Running = server::start(start, listener, &tasks).await?;
-    let client = Client::connect(&format!("http://{}", running.grpc), Credentials::default()).await?;
+    let listeners = Listeners {
+        grpc: Some(listener),
+        admin: None,
+    };
+    let running = server::start(start, listeners, &tasks).await?;
+    let address = running.grpc.expect("it listens for gRPC");
+    let client = Client::connect(&format!("http://{address}"), &Access::default()).await?;
     let result = tokio::select! {
         result = commands::run(&arguments.command, &arguments.global, &client, output) => result.map_err(Into::into),
         Some(ended) = ended.recv() => Err(ended.into()),

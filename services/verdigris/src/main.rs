@@ -1,6 +1,9 @@
 //! The executable: arguments in, an exit code out. Roles and commands lie in the other files.
 #![forbid(unsafe_code)]
+// Commands and roles are futures in futures, down to a request to the store.
+#![recursion_limit = "256"]
 
+mod access;
 mod arguments;
 mod client;
 mod commands;
@@ -8,13 +11,17 @@ mod doctor;
 mod exit;
 mod export;
 mod folder;
+mod keys;
 mod local;
+mod measured;
 mod memory;
 mod opener;
 mod output;
+mod parts;
 #[cfg(test)]
 mod reference;
 mod relevance;
+mod remote;
 mod searchers;
 mod server;
 mod starting;

@@ -9,7 +9,7 @@ use verdigris_core::manifest::Manifest;
 use verdigris_engine::release::Release;
 use verdigris_engine::release::open::{OpenError, OpenRelease, Opening};
 use verdigris_engine::segment::{SegmentCache, SegmentPaths};
-use verdigris_store::fetch::{VerifiedFiles, release_files};
+use verdigris_store::fetch::{Lease, VerifiedFiles, leased_release_files};
 use verdigris_store::{ReadError, Store, StoreError, collection as objects};
 
 /// Opens releases of one store.
@@ -17,15 +17,17 @@ pub(crate) struct Opener {
     store: Arc<dyn Store>,
     files: Arc<VerifiedFiles>,
     segments: Arc<SegmentCache>,
-    /// Open releases by the digest of their manifest: the second role to ask gets the first one's.
-    open: Mutex<HashMap<Digest, Weak<Release>>>,
+    /// Open releases by the digest of their manifest: the second role to ask gets the first one's. What is in the cache
+    /// of them stays there as long.
+    open: Mutex<HashMap<Digest, (Weak<Release>, Lease)>>,
 }
 
 impl Opener {
-    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+    /// Over files of the store itself, or of a cache.
+    pub(crate) fn new(store: Arc<dyn Store>, files: VerifiedFiles) -> Self {
         Self {
             store,
-            files: Arc::default(),
+            files: Arc::new(files),
             segments: Arc::default(),
             open: Mutex::default(),
         }
@@ -37,10 +39,10 @@ impl Opener {
         previous: Option<&Arc<Release>>,
     ) -> Result<Arc<Release>, OpenError> {
         let digest = Digest::of(&manifest.encode());
-        if let Some(release) = self.lock().get(&digest).and_then(Weak::upgrade) {
+        if let Some(release) = self.lock().get(&digest).and_then(|(release, _)| release.upgrade()) {
             return Ok(release);
         }
-        let files = release_files(&self.files, &*self.store, &manifest)
+        let (files, lease) = leased_release_files(&self.files, &*self.store, &manifest)
             .await
             .map_err(classified)?;
         let dead = self.dead_rows(&manifest, previous).await?;
@@ -53,8 +55,8 @@ impl Opener {
         let opened = opened.map_err(|error| OpenError::Unavailable(Box::new(error)))?;
         let release = Arc::new(opened.map_err(|error| OpenError::Damaged(Box::new(error)))?);
         let mut open = self.lock();
-        open.retain(|_, release| release.strong_count() > 0);
-        open.insert(digest, Arc::downgrade(&release));
+        open.retain(|_, (release, _)| release.strong_count() > 0);
+        open.insert(digest, (Arc::downgrade(&release), lease));
         drop(open);
         self.files.forget_missing();
         Ok(release)
@@ -96,7 +98,7 @@ impl Opener {
             .collect())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Weak<Release>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, (Weak<Release>, Lease)>> {
         self.open.lock().expect("no code panics while it holds this lock")
     }
 }

@@ -5,10 +5,12 @@ use std::path::Path;
 use verdigris_controller::metrics::ControllerMetrics;
 use verdigris_core::settings::Settings;
 use verdigris_indexer::metrics::IndexerMetrics;
-use verdigris_runtime::config::process::KEYS;
 use verdigris_runtime::config::{reference, table_mistakes};
 use verdigris_runtime::metrics::{self, RpcMetrics};
 use verdigris_search::metrics::SearchMetrics;
+
+use crate::keys::keys;
+use crate::measured::StoreMetrics;
 
 /// Compares a page with what it should say; `UPDATE_DOCS=1` writes it.
 fn check(file: &str, expected: &str) {
@@ -25,12 +27,12 @@ fn check(file: &str, expected: &str) {
 
 #[test]
 fn the_configuration_page_is_current() {
-    assert!(table_mistakes(KEYS).is_empty());
+    assert!(table_mistakes(keys()).is_empty());
     let settings = serde_json::to_string_pretty(&Settings::default()).expect("settings are JSON");
     let page = format!(
         "# Configuration\n\n\
          ## Of the process\n\n\
-         `verdigris up` takes these from a TOML file (`--config`), from the environment, and from flags; the later wins.\n\
+         `verdigris up`, `verdigris indexer`, `verdigris search` (without a text) and `verdigris controller` take these from a TOML file (`--config`), from the environment, and from flags; the later wins.\n\
          `verdigris config show --origin` says where each value comes from.\n\
          A key that is not known is an error, with a suggestion; all mistakes are told at once.\n\n\
          {}\n\
@@ -44,7 +46,7 @@ fn the_configuration_page_is_current() {
          `revision` is `event_time` or `number`; `embedder.provider` is `minilm`, `hash` or `none`; `metric` is `cosine` or `inner_product`.\n\
          `ann.index_type` is one of `Flat`, `HNSW32`, `HNSW32,SQ8,RFlat`, `IVF<lists>,Flat`, `IVF<lists>,SQ8,RFlat`, \
          `IVF<lists>,PQ<parts>x4fs,RFlat`; every one keeps exact vectors, and segments below 2,048 rows are exact whatever it says.\n",
-        reference(KEYS)
+        reference(keys())
     );
     check("configuration.md", &page);
 }
@@ -56,6 +58,7 @@ fn the_metrics_page_is_current_and_names_are_in_order() {
     IndexerMetrics::register(&registry).expect("registered").touch();
     SearchMetrics::register(&registry).expect("registered").touch();
     ControllerMetrics::register(&registry).expect("registered").touch();
+    StoreMetrics::register(&registry).expect("registered").touch();
     assert_eq!(metrics::naming_mistakes(&registry), Vec::<String>::new());
     let page = format!(
         "# Metrics\n\nWhat `/metrics` says. Labels are bounded.\n\n{}",

@@ -1,188 +1,287 @@
-//! All roles in one process, put together: what `up` runs, and what a command runs on a folder that nobody serves.
+//! Roles put together in one process: all of them (`up`, or what a command runs on a folder that nobody serves), or one.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use anyhow::Context;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tonic::service::Routes;
-use verdigris_bus::{Bus, SqliteBus, SqliteOptions};
 use verdigris_controller::metrics::ControllerMetrics;
-use verdigris_controller::{Controller, ControllerDeps, RolloutRpc};
+use verdigris_controller::{Controller, ControllerDeps, RolloutRpc, Searchers};
 use verdigris_core::queries::LoggedQuery;
-use verdigris_embed::{CACHE_VECTORS_MAX, Embedders, EmbeddingCache};
-use verdigris_engine::release::open::OpenRelease;
 use verdigris_indexer::metrics::IndexerMetrics;
 use verdigris_indexer::{AdminRpc, ForgetQueries, Indexer, IndexerDeps, IngestRpc, collect_garbage};
 use verdigris_proto::admin::admin_service_server::AdminServiceServer;
 use verdigris_proto::ingest::ingest_service_server::IngestServiceServer;
-use verdigris_proto::reason::Reason;
 use verdigris_proto::rollout::rollout_service_server::RolloutServiceServer;
 use verdigris_proto::search::measurement_service_server::MeasurementServiceServer;
+use verdigris_proto::search::pod_service_server::PodServiceServer;
 use verdigris_proto::search::query_service_server::QueryServiceServer;
 use verdigris_proto::search::search_service_server::SearchServiceServer;
-use verdigris_runtime::authentication::{Scope, Tokens};
-use verdigris_runtime::clock::Clock;
+use verdigris_runtime::authentication::Tokens;
+use verdigris_runtime::config::Values;
+use verdigris_runtime::demotion::Demotion;
 use verdigris_runtime::http::Readiness;
 use verdigris_runtime::listening::{Drain, Server};
 use verdigris_runtime::metrics::RpcMetrics;
-use verdigris_runtime::serving::{GuardConfig, GuardLayer, MESSAGE_BYTES_MAX, RETRY_AFTER, Refused};
+use verdigris_runtime::serving::{GuardLayer, MESSAGE_BYTES_MAX};
 use verdigris_runtime::shutdown::Tasks;
+use verdigris_runtime::tls::Tls;
 use verdigris_search::metrics::SearchMetrics;
-use verdigris_search::{MeasurementRpc, QueryRpc, Search, SearchDeps, SearchRpc, Standstill, StandstillOf};
-use verdigris_store::Store;
-use verdigris_store::directory::DirectoryStore;
+use verdigris_search::{
+    Collections, Following, MeasurementRpc, PodDeps, PodRpc, QueryRpc, Search, SearchDeps, SearchRpc, Standstill,
+    StandstillOf, Start as StartOf,
+};
 
+use crate::access;
 use crate::folder::Folder;
 use crate::memory::memory_limit;
-use crate::opener::Opener;
+use crate::parts::{Opening, Parts, Rights, open_bus};
+use crate::remote::Remote;
 use crate::searchers::InProcess;
 
-/// How often a reader looks at the pointer of a folder on its own machine.
-const POLL: Duration = Duration::from_millis(50);
+/// What a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// All roles.
+    All,
+    /// Events in, releases out.
+    Indexer,
+    /// Answers.
+    Search,
+    /// The owner of rollouts.
+    Controller,
+}
 
-/// What a process of all roles is started with.
+impl Role {
+    fn rights(self) -> Rights {
+        match self {
+            Self::Search => Rights::Read,
+            Self::All | Self::Indexer | Self::Controller => Rights::Write,
+        }
+    }
+}
+
+/// What a process is started with.
 pub(crate) struct Start {
+    pub(crate) role: Role,
+    pub(crate) values: Values,
     pub(crate) folder: Folder,
     pub(crate) models: PathBuf,
     pub(crate) tokens: Tokens,
+    pub(crate) tls: Option<Tls>,
     pub(crate) concurrent_calls: usize,
     pub(crate) drain: Drain,
     pub(crate) registry: Registry,
     pub(crate) readiness: Readiness,
 }
 
-/// A process of all roles that answers.
+/// Where a process listens.
+pub(crate) struct Listeners {
+    /// For searches and events; none in a process that has neither.
+    pub(crate) grpc: Option<TcpListener>,
+    /// For administration, where it is not there as well.
+    pub(crate) admin: Option<TcpListener>,
+}
+
+/// A process that answers.
 pub(crate) struct Running {
     /// Where gRPC listens.
-    pub(crate) grpc: SocketAddr,
+    pub(crate) grpc: Option<SocketAddr>,
+    /// Where administration listens, where that is a port of its own.
+    pub(crate) admin: Option<SocketAddr>,
+    /// How both are spoken to.
+    pub(crate) scheme: &'static str,
     /// Keeps the folder locked.
     _folder: Folder,
 }
 
-/// What the roles of a process share.
-struct Parts {
-    store: Arc<dyn Store>,
-    bus: Arc<dyn Bus>,
-    opener: Arc<dyn OpenRelease>,
-    embedders: Arc<Embedders>,
-    clock: Clock,
-    threads: usize,
+/// Services by the port that they are on.
+struct Services {
+    open: Routes,
+    /// Of those who administer, where they have a port of their own.
+    administration: Option<Routes>,
 }
 
-fn parts(folder: &Folder, models: PathBuf) -> anyhow::Result<Parts> {
-    let clock = Clock::system();
-    let store: Arc<dyn Store> = Arc::new(DirectoryStore::open(&folder.store())?);
-    let of_bus = clock.clone();
-    let options = SqliteOptions::default();
-    let bus = SqliteBus::open(&folder.bus(), options, Arc::new(move || of_bus.now_ns()))?;
-    let opener = Arc::new(Opener::new(store.clone()));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let cache = EmbeddingCache::open(&folder.cache().join("embeddings.sqlite"), CACHE_VECTORS_MAX);
-    let cache = cache.context("the embedding cache cannot be opened")?;
-    let embedders = Arc::new(Embedders::new(models, threads, Some(Arc::new(cache))));
-    let bus: Arc<dyn Bus> = Arc::new(bus);
-    Ok(Parts {
-        store,
-        bus,
-        opener,
-        embedders,
-        clock,
-        threads,
+/// Starts the role and serves what it has.
+pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks) -> anyhow::Result<Running> {
+    let (guard, calls) = access::guard(&start.registry, start.tokens.clone(), start.concurrent_calls)?;
+    let demotion = Demotion::default();
+    let mut services = Services {
+        open: Routes::default(),
+        administration: listeners.admin.as_ref().map(|_| Routes::default()),
+    };
+    add_roles(&start, &mut services, calls, &demotion, tasks).await?;
+    let address = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
+    let (grpc, admin) = (address(&listeners.grpc)?, address(&listeners.admin)?);
+    let (folder, announced) = (&mut start.folder, grpc.or(admin));
+    folder
+        .announce(announced, admin)
+        .context("the lock file cannot be written")?;
+    let server = |routes: Routes, demotion: &Demotion, guard: &GuardLayer| Server {
+        routes,
+        guard: guard.clone(),
+        descriptors: verdigris_proto::FILE_DESCRIPTORS,
+        readiness: start.readiness.clone(),
+        drain: start.drain,
+        demotion: demotion.clone(),
+        tls: start.tls.clone(),
+    };
+    if let Some((listener, routes)) = listeners.admin.zip(services.administration) {
+        // Whoever administers is not demoted.
+        let server = server(routes, &Demotion::default(), &guard);
+        tasks.spawn("administration", serve(server, listener, tasks.token()));
+    }
+    if let Some(listener) = listeners.grpc {
+        let server = server(services.open, &demotion, &guard);
+        tasks.spawn("gRPC server", serve(server, listener, tasks.token()));
+    }
+    Ok(Running {
+        grpc,
+        admin,
+        scheme: if start.tls.is_some() { "https" } else { "http" },
+        _folder: start.folder,
     })
 }
 
-/// Starts all roles and serves gRPC on `listener`.
-pub(crate) async fn start(mut start: Start, listener: TcpListener, tasks: &Tasks) -> anyhow::Result<Running> {
-    let Parts {
-        store,
-        bus,
-        opener,
-        embedders,
-        clock,
-        threads,
-    } = parts(&start.folder, start.models)?;
-    let instance = format!("up/{}-{:x}", std::process::id(), clock.now_ns());
-    let searching: Arc<OnceLock<Arc<Search>>> = Arc::default();
-    let deps = IndexerDeps {
-        store: store.clone(),
-        bus,
-        opener: opener.clone(),
-        embedders: embedders.clone(),
-        clock: clock.clone(),
-        scratch: start.folder.scratch(),
-        threads,
-        metrics: IndexerMetrics::register(&start.registry)?,
-        forget_queries: forget_queries(searching.clone()),
+async fn add_roles(
+    start: &Start,
+    services: &mut Services,
+    calls: RpcMetrics,
+    demotion: &Demotion,
+    tasks: &Tasks,
+) -> anyhow::Result<()> {
+    let parts = Parts::open(&start.values, &start.folder, start.role.rights(), &start.registry).await?;
+    let instance = format!("up/{}-{:x}", std::process::id(), parts.clock.now_ns());
+    let opening = || parts.opening(&start.values, &start.folder, start.models.clone());
+    let pods = PodDeps {
+        demotion: demotion.clone(),
+        calls,
     };
-    let indexer = Indexer::start(deps, tasks.clone(), instance.clone()).await?;
+    match start.role {
+        Role::All => {
+            let opening = opening()?;
+            let searching: Arc<OnceLock<Arc<Search>>> = Arc::default();
+            let forget = forget_queries(searching.clone());
+            let indexer = start_indexer(start, &parts, &opening, forget, instance.clone(), tasks).await?;
+            let standstill = standstill_of(indexer.clone());
+            let search = start_search(start, &parts, &opening, standstill, tasks).await?;
+            // It is set once, here.
+            let _ = searching.set(search.clone());
+            let searchers = Arc::new(InProcess(search.clone()));
+            let controller = start_controller(start, &parts, searchers, instance, tasks).await?;
+            services.add_search(search, pods);
+            services.add_indexer(indexer);
+            services.add_controller(controller);
+        }
+        Role::Indexer => {
+            // Whoever has the sample of asked queries forgets by its own age.
+            let forget: ForgetQueries = Arc::new(|_, _| Box::pin(async { Ok(()) }));
+            let instance = instance.replacen("up/", "indexer/", 1);
+            let indexer = start_indexer(start, &parts, &opening()?, forget, instance, tasks).await?;
+            services.add_indexer(indexer);
+        }
+        Role::Search => {
+            // Why publishing stands still is known where it does; a read that waits here meets its deadline.
+            let search = start_search(start, &parts, &opening()?, Arc::new(|_| None), tasks).await?;
+            services.add_search(search, pods);
+        }
+        Role::Controller => {
+            let searchers = Arc::new(Remote::of(&start.values)?);
+            let instance = "controller/local/verdigris".to_owned();
+            let controller = start_controller(start, &parts, searchers, instance, tasks).await?;
+            services.add_controller(controller);
+        }
+    }
+    Ok(())
+}
+
+async fn start_indexer(
+    start: &Start,
+    parts: &Parts,
+    opening: &Opening,
+    forget_queries: ForgetQueries,
+    instance: String,
+    tasks: &Tasks,
+) -> anyhow::Result<Arc<Indexer>> {
+    let deps = IndexerDeps {
+        store: parts.store.clone(),
+        bus: open_bus(&start.values, &start.folder, &parts.clock).await?,
+        opener: opening.opener.clone(),
+        embedders: opening.embedders.clone(),
+        clock: parts.clock.clone(),
+        scratch: start.folder.scratch(),
+        threads: opening.threads,
+        metrics: IndexerMetrics::register(&start.registry)?,
+        forget_queries,
+    };
+    let indexer = Indexer::start(deps, tasks.clone(), instance).await?;
     let (garbage, token) = (indexer.clone(), tasks.token());
     tasks.spawn("garbage collection", async move {
         collect_garbage(garbage, token).await;
         Ok(())
     });
-    let (owned_store, owner_clock) = (store.clone(), clock.clone());
+    Ok(indexer)
+}
+
+async fn start_search(
+    start: &Start,
+    parts: &Parts,
+    opening: &Opening,
+    standstill: StandstillOf,
+    tasks: &Tasks,
+) -> anyhow::Result<Arc<Search>> {
+    let is_alone = start.role == Role::Search;
     let deps = SearchDeps {
-        store,
-        opener,
-        embedders,
-        clock,
-        poll: POLL,
-        parallel_searches: threads,
-        standstill: standstill_of(indexer.clone()),
+        store: parts.store.clone(),
+        opener: opening.opener.clone(),
+        embedders: opening.embedders.clone(),
+        clock: parts.clock.clone(),
+        poll: parts.poll,
+        parallel_searches: opening.threads,
+        standstill,
         readiness: start.readiness.clone(),
         metrics: SearchMetrics::register(&start.registry)?,
         query_log: Some(start.folder.cache().join("queries")),
         memory_limit: memory_limit(),
+        following: if is_alone {
+            following(&start.values)?
+        } else {
+            Following::default()
+        },
+        log_searches: start.values.switch("search.log").unwrap_or(is_alone),
         drag: None,
     };
-    let search = Search::start(deps, tasks.clone()).await?;
-    // It is set once, here.
-    let _ = searching.set(search.clone());
-    let metrics = ControllerMetrics::register(&start.registry)?;
-    let owner = owner(owned_store, search.clone(), owner_clock, metrics, instance);
-    let controller = Controller::start(owner, tasks.clone()).await?;
-    let guard = guard(&start.registry, start.tokens, start.concurrent_calls)?;
-    let server = Server {
-        routes: routes(search, indexer, controller),
-        guard,
-        descriptors: verdigris_proto::FILE_DESCRIPTORS,
-        readiness: start.readiness,
-        drain: start.drain,
-    };
-    let grpc = listener.local_addr()?;
-    start
-        .folder
-        .announce(Some(grpc))
-        .context("the lock file cannot be written")?;
-    let token = tasks.token();
-    tasks.spawn("gRPC server", serve(server, listener, token));
-    Ok(Running {
-        grpc,
-        _folder: start.folder,
+    Ok(Search::start(deps, tasks.clone()).await?)
+}
+
+fn following(values: &Values) -> anyhow::Result<Following> {
+    let collections = values.text("search.collections").map(Collections::parse).transpose()?;
+    Ok(Following {
+        lineage: values.text("search.lineage").map(|lineage| lineage.to_owned().into()),
+        collections: collections.unwrap_or_default(),
+        start: StartOf::Beside,
     })
 }
 
-/// What the owner of rollouts works with.
-fn owner(
-    store: Arc<dyn Store>,
-    search: Arc<Search>,
-    clock: Clock,
-    metrics: ControllerMetrics,
+async fn start_controller(
+    start: &Start,
+    parts: &Parts,
+    searchers: Arc<dyn Searchers>,
     id: String,
-) -> ControllerDeps {
-    ControllerDeps {
-        store,
-        searchers: Arc::new(InProcess(search)),
-        clock,
-        metrics,
+    tasks: &Tasks,
+) -> anyhow::Result<Arc<Controller>> {
+    let deps = ControllerDeps {
+        store: parts.store.clone(),
+        searchers,
+        clock: parts.clock.clone(),
+        metrics: ControllerMetrics::register(&start.registry)?,
         id,
-    }
+    };
+    Ok(Controller::start(deps, tasks.clone()).await?)
 }
 
 /// Why publishing stands still, as the indexer knows.
@@ -213,18 +312,46 @@ fn forget_queries(searching: Arc<OnceLock<Arc<Search>>>) -> ForgetQueries {
     })
 }
 
-/// The services of all roles.
-fn routes(search: Arc<Search>, indexer: Arc<Indexer>, controller: Arc<Controller>) -> Routes {
-    Routes::new(limited(SearchServiceServer::new(SearchRpc::new(search.clone()))))
-        .add_service(
-            QueryServiceServer::new(QueryRpc::new(search.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(MeasurementServiceServer::new(MeasurementRpc::new(search)))
-        .add_service(
-            IngestServiceServer::new(IngestRpc::new(indexer.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(AdminServiceServer::new(AdminRpc::new(indexer)).max_decoding_message_size(MESSAGE_BYTES_MAX))
-        .add_service(RolloutServiceServer::new(RolloutRpc::new(controller)))
+// === impl Services ===
+
+impl Services {
+    fn add_search(&mut self, search: Arc<Search>, pods: PodDeps) {
+        let answers = SearchServiceServer::new(SearchRpc::new(search.clone()))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX * 4);
+        let queries = QueryServiceServer::new(QueryRpc::new(search.clone()));
+        add(&mut self.open, |routes| routes.add_service(answers));
+        add(self.administration(), |routes| {
+            routes
+                .add_service(queries.max_decoding_message_size(MESSAGE_BYTES_MAX))
+                .add_service(MeasurementServiceServer::new(MeasurementRpc::new(search.clone())))
+                .add_service(PodServiceServer::new(PodRpc::new(search, pods)))
+        });
+    }
+
+    fn add_indexer(&mut self, indexer: Arc<Indexer>) {
+        let ingest = IngestServiceServer::new(IngestRpc::new(indexer.clone()));
+        let admin = AdminServiceServer::new(AdminRpc::new(indexer));
+        add(&mut self.open, |routes| {
+            routes.add_service(ingest.max_decoding_message_size(MESSAGE_BYTES_MAX))
+        });
+        add(self.administration(), |routes| {
+            routes.add_service(admin.max_decoding_message_size(MESSAGE_BYTES_MAX))
+        });
+    }
+
+    fn add_controller(&mut self, controller: Arc<Controller>) {
+        let rollouts = RolloutServiceServer::new(RolloutRpc::new(controller));
+        add(self.administration(), |routes| routes.add_service(rollouts));
+    }
+
+    fn administration(&mut self) -> &mut Routes {
+        self.administration.as_mut().unwrap_or(&mut self.open)
+    }
+}
+
+fn add(routes: &mut Routes, more: impl FnOnce(Routes) -> Routes) {
+    *routes = more(std::mem::take(routes));
 }
 
 async fn serve(server: Server, listener: TcpListener, token: CancellationToken) -> anyhow::Result<()> {
@@ -233,51 +360,4 @@ async fn serve(server: Server, listener: TcpListener, token: CancellationToken) 
         tracing::warn!(cut = drained.cut, "connections were cut when the drain's time was over");
     }
     Ok(())
-}
-
-fn guard(registry: &Registry, tokens: Tokens, concurrent_calls: usize) -> anyhow::Result<GuardLayer> {
-    let metrics = RpcMetrics::register(registry)?;
-    Ok(GuardLayer::new(GuardConfig {
-        tokens,
-        scope_of,
-        status_of: status_of_refusal,
-        concurrent_calls,
-        metrics,
-    }))
-}
-
-fn limited(service: SearchServiceServer<SearchRpc>) -> SearchServiceServer<SearchRpc> {
-    service
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX * 4)
-}
-
-/// The scope that a method needs.
-fn scope_of(path: &str) -> Option<Scope> {
-    let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-    match service {
-        "verdigris.search.v1.SearchService" => Some(Scope::Read),
-        "verdigris.ingest.v1.IngestService" => Some(Scope::Ingest),
-        "verdigris.admin.v1.AdminService"
-        | "verdigris.search.v1.MeasurementService"
-        | "verdigris.search.v1.QueryService"
-        | "verdigris.rollout.v1.RolloutService" => Some(Scope::Admin),
-        _ => None,
-    }
-}
-
-fn status_of_refusal(refused: Refused) -> Status {
-    match refused {
-        Refused::Unauthenticated => Reason::Unauthenticated.status("this server needs a token that it knows"),
-        Refused::PermissionDenied(scope) => {
-            let scope = scope.as_str();
-            Reason::PermissionDenied.status(format!("the token does not have the scope {scope}"))
-        }
-        Refused::Overloaded(_) => {
-            Reason::Overloaded.status_with_retry("too many calls are being answered; try again shortly", RETRY_AFTER)
-        }
-        Refused::DeadlineExceeded => Reason::DeadlineExceeded.status("the deadline passed before the answer was there"),
-        Refused::TooLarge => Reason::TooLarge.status(format!("a message is larger than {MESSAGE_BYTES_MAX} bytes")),
-        Refused::Panicked => Reason::Internal.status("a mistake of the server ended this call; its log says more"),
-    }
 }

@@ -3,15 +3,21 @@
 use std::io;
 
 use verdigris_bus::BusError;
+use verdigris_bus::nats::NatsError;
 use verdigris_embed::EmbedError;
 use verdigris_indexer::error::{reason_of_read, reason_of_store};
 use verdigris_proto::reason::Reason;
 use verdigris_runtime::authentication::TokenFileError;
 use verdigris_runtime::config::Mistakes;
+use verdigris_runtime::config::process::IncompleteTls;
 use verdigris_runtime::http::BindError;
+use verdigris_runtime::tls::TlsError;
+use verdigris_search::CollectionsError;
+use verdigris_store::s3::S3Error;
 use verdigris_store::{ReadError, StoreError};
 
 use crate::folder::InUse;
+use crate::parts::Unusable;
 
 /// The data folder is another process's.
 const FOLDER_IN_USE: &str = "FOLDER_IN_USE";
@@ -31,11 +37,30 @@ fn reason_of(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> 
     if error.is::<InUse>() {
         return Some(FOLDER_IN_USE);
     }
-    if error.is::<Mistakes>() || error.is::<TokenFileError>() {
+    if error.is::<Mistakes>()
+        || error.is::<TokenFileError>()
+        || error.is::<IncompleteTls>()
+        || error.is::<TlsError>()
+        || error.is::<Unusable>()
+        || error.is::<CollectionsError>()
+    {
         return Some(INVALID_CONFIGURATION);
     }
     if error.is::<BindError>() {
         return Some(ADDRESS_UNAVAILABLE);
+    }
+    if let Some(error) = error.downcast_ref::<S3Error>() {
+        return Some(match error {
+            S3Error::Probe { .. } => Reason::StoreUnavailable.as_str(),
+            _ => INVALID_CONFIGURATION,
+        });
+    }
+    if let Some(error) = error.downcast_ref::<NatsError>() {
+        return Some(match error {
+            NatsError::Unavailable { .. } => Reason::StoreUnavailable.as_str(),
+            NatsError::Full { .. } => Reason::DiskFull.as_str(),
+            _ => INVALID_CONFIGURATION,
+        });
     }
     let reason = if let Some(error) = error.downcast_ref::<StoreError>() {
         reason_of_store(error)

@@ -8,6 +8,7 @@ use verdigris_core::digest::ContentSum;
 use verdigris_core::manifest::Manifest;
 use verdigris_engine::release::open::OpenRelease;
 use verdigris_store::Store;
+use verdigris_store::fetch::VerifiedFiles;
 
 use super::roles::World;
 use super::roles::events::{delete, patch, upsert};
@@ -48,7 +49,8 @@ impl Model {
     /// and the sum of them all.
     pub(crate) fn check(&self, world: &World, manifest: &Manifest) {
         let store: Arc<dyn Store> = world.store.clone();
-        let release = world.block_on(Opener::new(store).open(Arc::new(manifest.clone()), None));
+        let release =
+            world.block_on(Opener::new(store, VerifiedFiles::default()).open(Arc::new(manifest.clone()), None));
         let release = release.expect("it opens");
         let shown = format!("release {} ({:?})", manifest.generation, manifest.reason);
         let (mut content, mut documents, mut ghosts) = (ContentSum::default(), BTreeMap::new(), BTreeSet::new());

@@ -12,7 +12,8 @@ use verdigris_proto::ingest::ingest_service_server::IngestServiceServer;
 use verdigris_proto::reason::Reason;
 use verdigris_proto::search::search_service_server::SearchServiceServer;
 use verdigris_runtime::authentication::{Scope, Tokens};
-use verdigris_runtime::listening::{Drain, Server};
+use verdigris_runtime::demotion::Demotion;
+use verdigris_runtime::listening::{Drain, Farewell, Server};
 use verdigris_runtime::metrics::RpcMetrics;
 use verdigris_runtime::serving::{GuardConfig, GuardLayer, MESSAGE_BYTES_MAX, RETRY_AFTER, Refused};
 
@@ -38,7 +39,10 @@ pub(crate) fn listen(process: &Process, concurrent_calls: usize) -> SocketAddr {
         drain: Drain {
             notice: Duration::ZERO,
             limit: Duration::from_secs(5),
+            farewell: Farewell::AtOnce,
         },
+        demotion: Demotion::default(),
+        tls: None,
     };
     let listener = process
         .block_on(TcpListener::bind(("127.0.0.1", 0)))

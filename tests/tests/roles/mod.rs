@@ -41,8 +41,9 @@ use verdigris_runtime::clock::Clock;
 use verdigris_runtime::http::Readiness;
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_search::metrics::SearchMetrics;
-use verdigris_search::{Search, SearchDeps, SearchRpc, Standstill};
+use verdigris_search::{Following, Search, SearchDeps, SearchRpc, Standstill};
 use verdigris_store::directory::DirectoryStore;
+use verdigris_store::fetch::VerifiedFiles;
 use verdigris_store::{Store, StoreError, collection as objects};
 
 use opener::Opener;
@@ -210,7 +211,7 @@ impl Process {
         let (registry, readiness) = (Registry::new(), Readiness::default());
         let (tasks, _ended) = Tasks::new();
         let store: Arc<dyn Store> = world.store.clone();
-        let opener: Arc<dyn OpenRelease> = Arc::new(Opener::new(store.clone()));
+        let opener: Arc<dyn OpenRelease> = Arc::new(Opener::new(store.clone(), VerifiedFiles::default()));
         let mut embedders = Embedders::new(world.folder.path().join("models"), 1, None);
         if let Some(embedder) = start.embedder {
             embedders = embedders.with_hashes_by(embedder);
@@ -248,6 +249,8 @@ impl Process {
             metrics: SearchMetrics::register(&registry).expect("a fresh registry"),
             query_log: Some(world.folder.path().join("queries")),
             memory_limit: Some(1 << 40),
+            following: Following::default(),
+            log_searches: false,
             drag: None,
         };
         let search = runtime.block_on(Search::start(deps, tasks.clone()))?;

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use verdigris_store::faults::Operation;
-use verdigris_store::{Body, Get, ObjectMeta, Precondition, Store, StoreError, Tag};
+use verdigris_store::{Body, Get, ObjectMeta, Part, Precondition, Store, StoreError, Tag};
 
 use super::PATIENCE;
 
@@ -111,6 +111,11 @@ impl Store for Turnstile {
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
         self.pass(Operation::GetRange, key).await;
         self.inner.get_range(key, range).await
+    }
+
+    async fn get_part(&self, key: &str, range: Range<u64>, of: Option<&Tag>) -> Result<Part, StoreError> {
+        self.pass(Operation::GetRange, key).await;
+        self.inner.get_part(key, range, of).await
     }
 
     async fn put(&self, key: &str, body: Body, precondition: Precondition) -> Result<Tag, StoreError> {

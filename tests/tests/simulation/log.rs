@@ -70,7 +70,7 @@ impl Log {
             stream: stream.identity,
             first,
             last,
-            accepted_at_ns: stream.events.last().map_or(0, |event| event.accepted_at_ns),
+            accepted_at_ns: stream.events.last().map(|event| event.accepted_at_ns),
         };
         drop(stream);
         for grown in self.grown.lock().expect("nobody panics with it").iter() {
@@ -197,9 +197,13 @@ impl Bus for Ear {
             identity: stream.identity,
             first_kept: stream.first_kept,
             last: stream.last(),
-            bytes: 0,
+            bytes: None,
             last_accepted_at_ns: stream.events.last().map(|event| event.accepted_at_ns),
         })
+    }
+
+    async fn unread(&self, _: &CollectionName, after: u64) -> Result<u64, BusError> {
+        Ok(self.log.lock().last().saturating_sub(after))
     }
 
     async fn oldest_after(&self, _: &CollectionName, after: u64) -> Result<Option<i64>, BusError> {

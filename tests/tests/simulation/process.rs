@@ -14,6 +14,7 @@ use verdigris_indexer::{AdminRpc, Indexer, IndexerDeps, collect_garbage};
 use verdigris_runtime::clock::Clock;
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_store::Store;
+use verdigris_store::fetch::VerifiedFiles;
 
 use super::disk::Disk;
 use super::log::{Ear, Log};
@@ -62,7 +63,7 @@ impl Process {
         let deps = IndexerDeps {
             store: store.clone(),
             bus: Ear::new(log, &seat),
-            opener: Arc::new(Opener::new(store)),
+            opener: Arc::new(Opener::new(store, VerifiedFiles::default())),
             embedders: Arc::new(embedders),
             clock: clock.clone(),
             scratch,

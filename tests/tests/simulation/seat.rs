@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use verdigris_bus::BusError;
-use verdigris_store::{Body, Get, ObjectMeta, Precondition, Store, StoreError, Tag};
+use verdigris_store::{Body, Get, ObjectMeta, Part, Precondition, Store, StoreError, Tag};
 
 use super::dice::Dice;
 use super::disk::Disk;
@@ -250,6 +250,11 @@ impl Store for Seat {
             object.bytes.slice(range.start.min(end) as usize..end as usize)
         });
         self.after(key, fate, result).await
+    }
+
+    async fn get_part(&self, key: &str, range: Range<u64>, _of: Option<&Tag>) -> Result<Part, StoreError> {
+        let bytes = self.get_range(key, range).await?;
+        Ok(Part { bytes, tag: None })
     }
 
     async fn put(&self, key: &str, body: Body, precondition: Precondition) -> Result<Tag, StoreError> {

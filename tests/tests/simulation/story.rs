@@ -145,9 +145,8 @@ impl Story {
         for drawn in drawn {
             let payload = drawn.payload.clone();
             let appended = self.log.append(vec![NewEvent { payload }]);
-            self.model
-                .events
-                .push(drawn.told(self.settings.revision, appended.accepted_at_ns));
+            let accepted_at = appended.accepted_at_ns.expect("the log of the simulation knows");
+            self.model.events.push(drawn.told(self.settings.revision, accepted_at));
             self.judge.counts.count("events");
         }
         let last = self.log.last();

@@ -115,7 +115,7 @@ impl Stream {
             identity: StreamIdentity(u128::from_be_bytes(identity)),
             first_kept: row.get(2)?,
             last: row.get(3)?,
-            bytes: row.get(4)?,
+            bytes: Some(row.get(4)?),
             last_accepted_at_ns: row.get(5)?,
         };
         Ok(Self {

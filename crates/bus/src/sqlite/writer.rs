@@ -327,7 +327,7 @@ fn insert(
     let mut statement = transaction.prepare_cached(sql)?;
     for (event, accepted_at_ns) in append.events.iter().zip(first_ns..=accepted_at_ns) {
         state.last += 1;
-        state.bytes += event.payload.len() as u64;
+        state.bytes = state.bytes.map(|bytes| bytes + event.payload.len() as u64);
         statement.execute((stream.number, state.last, accepted_at_ns, &event.payload[..]))?;
     }
     state.last_accepted_at_ns = Some(accepted_at_ns);
@@ -335,7 +335,7 @@ fn insert(
         stream: state.identity,
         first,
         last: state.last,
-        accepted_at_ns,
+        accepted_at_ns: Some(accepted_at_ns),
     }))
 }
 
@@ -354,11 +354,12 @@ fn mark_removable(
     while let Some(row) = rows.next()? {
         let accepted_at_ns: i64 = row.get(1)?;
         let too_old = now_ns.saturating_sub(accepted_at_ns) > retention.age_ns;
-        if !too_old && stream.state.bytes <= retention.bytes {
+        if !too_old && stream.state.bytes <= Some(retention.bytes) {
             break;
         }
         stream.state.first_kept = row.get::<_, u64>(0)? + 1;
-        stream.state.bytes -= row.get::<_, u64>(2)?;
+        let removed = row.get::<_, u64>(2)?;
+        stream.state.bytes = stream.state.bytes.map(|bytes| bytes - removed);
     }
     Ok(())
 }

@@ -1585,6 +1585,9 @@ pub struct ReleaseInfo {
     /// It holds the bus up to this position.
     #[prost(string, tag = "5")]
     pub position: ::prost::alloc::string::String,
+    /// Of a search: since when nobody has read the pointer, so that what was published meanwhile is not in it.
+    #[prost(uint64, tag = "6")]
+    pub stale_milliseconds: u64,
 }
 /// Where the time went.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

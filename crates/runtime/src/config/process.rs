@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Key, Kind, Values};
-use crate::listening::Drain;
+use crate::authentication::Callers;
+use crate::listening::{Drain, Farewell};
 use crate::telemetry::{LogFormat, Telemetry};
+use crate::tls::TlsFiles;
 
 const NOTHING: Duration = Duration::ZERO;
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -36,6 +38,30 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Count(1, 10_000),
         default: Some("256"),
         doc: "Calls of each scope answered at once; more are refused as OVERLOADED, with a hint when to try again.",
+    },
+    Key {
+        name: "grpc.tls_certificate",
+        kind: Kind::Path,
+        default: None,
+        doc: "File with the certificate chain (PEM) that gRPC and administration are served with; read again when it changes. Needs `grpc.tls_key`.",
+    },
+    Key {
+        name: "grpc.tls_key",
+        kind: Kind::Path,
+        default: None,
+        doc: "File with the key (PEM) of `grpc.tls_certificate`.",
+    },
+    Key {
+        name: "grpc.tls_client_ca",
+        kind: Kind::Path,
+        default: None,
+        doc: "File with the authorities (PEM) of callers who may administer by a certificate, instead of a token of scope admin.",
+    },
+    Key {
+        name: "admin.address",
+        kind: Kind::Address,
+        default: None,
+        doc: "Where administration listens, apart from `grpc.address`. Without it `up` serves everything on `grpc.address`, and a role alone administers on 127.0.0.1:7702.",
     },
     Key {
         name: "http.address",
@@ -75,11 +101,23 @@ pub const KEYS: &[Key] = &[
     },
 ];
 
+/// Files of TLS of which a part is not said.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{given} is of no use without {missing}")]
+pub struct IncompleteTls {
+    given: &'static str,
+    missing: &'static str,
+}
+
 /// The values of [`KEYS`].
 #[derive(Debug, Clone)]
 pub struct Process {
     /// Where gRPC listens.
     pub grpc: SocketAddr,
+    /// Where administration listens, where it has a port of its own.
+    pub admin: Option<SocketAddr>,
+    /// What TLS is served by.
+    pub tls: Option<TlsFiles>,
     /// Where metrics and health listen.
     pub http: SocketAddr,
     /// File with tokens.
@@ -96,9 +134,14 @@ pub struct Process {
 
 impl Process {
     /// Reads the values of a configuration whose table has [`KEYS`] in it.
-    pub fn of(values: &Values) -> Self {
+    ///
+    /// # Errors
+    /// Of what TLS needs, a part is missing.
+    pub fn of(values: &Values) -> Result<Self, IncompleteTls> {
         const DEFAULT: &str = "the key has a default";
-        Self {
+        Ok(Self {
+            admin: values.address("admin.address"),
+            tls: tls(values)?,
             grpc: values.address("grpc.address").expect(DEFAULT),
             http: values.address("http.address").expect(DEFAULT),
             token_file: values.path("grpc.token_file").map(PathBuf::from),
@@ -117,7 +160,36 @@ impl Process {
             drain: Drain {
                 notice: values.duration("shutdown.notice").expect(DEFAULT),
                 limit: values.duration("shutdown.limit").expect(DEFAULT),
+                farewell: Farewell::AtOnce,
             },
+        })
+    }
+
+    /// Whether callers may show certificates.
+    pub fn callers(&self) -> Callers {
+        match &self.tls {
+            Some(TlsFiles { client_ca: Some(_), .. }) => Callers::Certified,
+            _ => Callers::Unknown,
         }
+    }
+}
+
+fn tls(values: &Values) -> Result<Option<TlsFiles>, IncompleteTls> {
+    const NAMES: [&str; 3] = ["grpc.tls_certificate", "grpc.tls_key", "grpc.tls_client_ca"];
+    let [certificate, key, client_ca] = NAMES.map(|name| values.path(name).map(PathBuf::from));
+    let incomplete = |given: usize, missing: usize| IncompleteTls {
+        given: NAMES[given],
+        missing: NAMES[missing],
+    };
+    match (certificate, key, client_ca) {
+        (Some(certificate), Some(key), client_ca) => Ok(Some(TlsFiles {
+            certificate,
+            key,
+            client_ca,
+        })),
+        (Some(_), None, _) => Err(incomplete(0, 1)),
+        (None, Some(_), _) => Err(incomplete(1, 0)),
+        (None, None, Some(_)) => Err(incomplete(2, 0)),
+        (None, None, None) => Ok(None),
     }
 }

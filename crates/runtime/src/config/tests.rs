@@ -24,7 +24,7 @@ fn mistakes(sources: Sources) -> String {
 #[test]
 fn the_table_of_the_process_is_sound_and_its_defaults_make_a_process() {
     assert_eq!(table_mistakes(KEYS), Vec::<String>::new());
-    let process = Process::of(&load(KEYS, Sources::default()).expect("defaults are valid"));
+    let process = Process::of(&load(KEYS, Sources::default()).expect("defaults are valid")).expect("they fit");
     assert!(process.grpc.ip().is_loopback() && process.http.ip().is_loopback());
     assert_eq!(
         (process.concurrent_calls, process.insecure),

@@ -17,10 +17,12 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use verdigris_runtime::authentication::{Scope, Tokens};
 use verdigris_runtime::deadline::Deadline;
+use verdigris_runtime::demotion::Demotion;
 use verdigris_runtime::http::Readiness;
-use verdigris_runtime::listening::{Drain, Drained, Server};
+use verdigris_runtime::listening::{Drain, Drained, Farewell, Server};
 use verdigris_runtime::metrics::RpcMetrics;
 use verdigris_runtime::serving::{GuardConfig, GuardLayer, RETRY_AFTER, Refused};
+use verdigris_runtime::tls::Tls;
 
 /// What happens inside the service, for tests to wait for, and what they may let go on.
 #[derive(Clone)]
@@ -66,7 +68,7 @@ impl Service<HttpRequest<Body>> for TestService {
 
 async fn answer(inside: Inside, method: String, request: Request<String>) -> Result<Response<String>, Status> {
     match method.as_str() {
-        "Echo" => {}
+        "Echo" | "Administer" => {}
         "Wait" => {
             let go_on = inside.go_on.notified();
             inside.began.send(()).expect("the test listens");
@@ -97,6 +99,7 @@ async fn count(inside: Inside, request: Request<Streaming<String>>) -> Result<Re
 fn scope_of(path: &str) -> Option<Scope> {
     match path.strip_prefix("/test.v1.Test/")? {
         "Echo" | "Wait" | "Late" | "Panic" => Some(Scope::Read),
+        "Administer" => Some(Scope::Admin),
         "Count" => Some(Scope::Ingest),
         _ => None,
     }
@@ -118,6 +121,7 @@ pub(crate) struct Pair {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) channel: Channel,
     pub(crate) readiness: Readiness,
+    pub(crate) demotion: Demotion,
     pub(crate) registry: Registry,
     pub(crate) inside: Inside,
     pub(crate) began: mpsc::UnboundedReceiver<()>,
@@ -130,6 +134,8 @@ pub(crate) struct Setup {
     pub(crate) tokens: Tokens,
     pub(crate) concurrent_calls: usize,
     pub(crate) limit: Duration,
+    pub(crate) farewell: Farewell,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Default for Setup {
@@ -138,14 +144,17 @@ impl Default for Setup {
             tokens: Tokens::open(),
             concurrent_calls: 8,
             limit: Duration::from_secs(60),
+            farewell: Farewell::AtOnce,
+            tls: None,
         }
     }
 }
 
 impl Pair {
     pub(crate) async fn new(setup: Setup) -> Self {
+        let is_plain = setup.tls.is_none();
         let registry = Registry::new();
-        let readiness = Readiness::default();
+        let (readiness, demotion) = (Readiness::default(), Demotion::default());
         let (sender, began) = mpsc::unbounded_channel();
         let inside = Inside {
             began: sender,
@@ -166,7 +175,10 @@ impl Pair {
             drain: Drain {
                 notice: Duration::ZERO,
                 limit: setup.limit,
+                farewell: setup.farewell,
             },
+            demotion: demotion.clone(),
+            tls: setup.tls,
         };
         let loopback = "127.0.0.1:0".parse().expect("an address");
         let listener = verdigris_runtime::http::bind(loopback).await.expect("a free port");
@@ -175,11 +187,16 @@ impl Pair {
         let serving = server.serve(listener, token.clone());
         let server = tokio::spawn(async move { serving.await.expect("descriptors are valid") });
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URL");
-        let channel = endpoint.connect().await.expect("the server listens");
+        // A server of TLS is asked by channels of the test's own.
+        let channel = match is_plain {
+            true => endpoint.connect().await.expect("the server listens"),
+            false => endpoint.connect_lazy(),
+        };
         Self {
             address,
             channel,
             readiness,
+            demotion,
             registry,
             inside,
             began,

@@ -1,6 +1,7 @@
 //! Damaged objects are found before anybody opens them (I-16), on this machine and behind a remote store.
 
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use verdigris_store::directory::DirectoryStore;
 use verdigris_store::faults::{Call, Fault, FaultyStore, Operation};
 use verdigris_store::fetch::{VerifiedFiles, release_files, verify_release};
 use verdigris_store::memory::MemoryStore;
-use verdigris_store::{Body, Precondition, ReadError, Store, collection, digest_of_file, keys};
+use verdigris_store::{Body, Part, Precondition, ReadError, Store, StoreError, Tag, collection, digest_of_file, keys};
 
 use crate::world::{claim, create, draft, head, name, publish};
 
@@ -257,6 +258,12 @@ impl Store for Counting {
         self.reads.fetch_add(1, Ordering::SeqCst);
         tokio::task::yield_now().await;
         self.inner.get_range(key, range).await
+    }
+
+    async fn get_part(&self, key: &str, range: Range<u64>, of: Option<&Tag>) -> Result<Part, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        self.inner.get_part(key, range, of).await
     }
 
     async fn put(

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use bytes::Bytes;
 use verdigris_store::memory::MemoryStore;
-use verdigris_store::{Body, Get, ObjectMeta, Precondition, Store, StoreError, Tag};
+use verdigris_store::{Body, Get, ObjectMeta, Part, Precondition, Store, StoreError, Tag};
 
 /// What becomes of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +110,10 @@ impl Store for Turnstile {
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
         self.call(key, false, self.inner.get_range(key, range)).await
+    }
+
+    async fn get_part(&self, key: &str, range: Range<u64>, of: Option<&Tag>) -> Result<Part, StoreError> {
+        self.call(key, false, self.inner.get_part(key, range, of)).await
     }
 
     async fn put(&self, key: &str, body: Body, precondition: Precondition) -> Result<Tag, StoreError> {

@@ -174,6 +174,18 @@ pub(crate) async fn publish(
     scratch: &Path,
     un_named_since: Option<Timestamp>,
 ) -> Result<Pointer, CommitError> {
+    publish_patiently(store, draft, epoch, scratch, un_named_since, Patience::AT_ONCE).await
+}
+
+/// [`publish`] with another patience.
+pub(crate) async fn publish_patiently(
+    store: &dyn Store,
+    draft: &Draft,
+    epoch: u64,
+    scratch: &Path,
+    un_named_since: Option<Timestamp>,
+    patience: Patience,
+) -> Result<Pointer, CommitError> {
     let mut files = Vec::new();
     for (n, (path, bytes)) in draft.files.iter().enumerate() {
         let file = scratch.join(format!("{}-{n}", draft.nonce));
@@ -188,7 +200,7 @@ pub(crate) async fn publish(
     };
     let edit =
         |p: &Pointer, releases: &Releases| publish_edit(p, &releases.release, epoch, &draft.nonce, un_named_since);
-    publish_with(store, &name(), publication, edit, Patience::AT_ONCE).await
+    publish_with(store, &name(), publication, edit, patience).await
 }
 
 // === The witness ===

@@ -32,11 +32,13 @@ use verdigris_runtime::clock::Clock;
 use verdigris_runtime::http::Readiness;
 use verdigris_runtime::shutdown::Tasks;
 use verdigris_search::metrics::SearchMetrics;
-use verdigris_search::{DragOf, Search, SearchDeps, SearchRpc};
+use verdigris_search::{DragOf, Following, Search, SearchDeps, SearchRpc};
 use verdigris_store::directory::DirectoryStore;
+use verdigris_store::fetch::VerifiedFiles;
 use verdigris_store::{Body, Precondition, Store, collection as objects, keys};
 
 use opener::Opener;
+#[allow(unused_imports, reason = "each test binary uses its part of this module")]
 pub(crate) use release::{Draft, catalog, hash_settings};
 
 /// How long a test waits for something that must happen before it says that it did not.
@@ -154,6 +156,9 @@ pub(crate) struct Start {
     pub(crate) embedder: Option<Arc<dyn Embedder>>,
     pub(crate) drag: Option<DragOf>,
     pub(crate) memory_limit: Option<u64>,
+    pub(crate) following: Following,
+    /// What the role has in front of the store.
+    pub(crate) store: Option<Arc<dyn Store>>,
 }
 
 /// A search role that follows the store.
@@ -172,7 +177,7 @@ impl Server {
 
     pub(crate) async fn start_as(world: &World, start: Start) -> Self {
         let (tasks, _ended) = Tasks::new();
-        let store: Arc<dyn Store> = world.store.clone();
+        let store: Arc<dyn Store> = start.store.unwrap_or_else(|| world.store.clone());
         let opened = Arc::new(AtomicU64::new(0));
         let mut embedders = Embedders::new(world.path("models"), 1, None);
         if let Some(embedder) = start.embedder {
@@ -181,7 +186,7 @@ impl Server {
         let readiness = Readiness::default();
         let deps = SearchDeps {
             opener: Arc::new(Counting {
-                inner: Opener::new(store.clone()),
+                inner: Opener::new(store.clone(), VerifiedFiles::default()),
                 opened: opened.clone(),
             }),
             store,
@@ -194,6 +199,8 @@ impl Server {
             metrics: SearchMetrics::register(&Registry::new()).expect("a fresh registry"),
             query_log: Some(world.path("queries")),
             memory_limit: Some(start.memory_limit.unwrap_or(1 << 40)),
+            following: start.following,
+            log_searches: false,
             drag: start.drag,
         };
         let search = Search::start(deps, tasks.clone()).await.expect("the store lists");

@@ -109,7 +109,7 @@ impl CommandError {
             Self::Unreachable { .. } => {
                 Some("start one with `verdigris up`, or leave out --server to work on the data folder")
             }
-            Self::Address { .. } => Some("write it as http://HOST:PORT; TLS ends at a proxy before the server"),
+            Self::Address { .. } => Some("write it as http://HOST:PORT, or https://HOST:PORT for a server with TLS"),
             Self::Interrupted { .. } => Some("send the whole file again: events that are there already do no harm"),
             Self::Feed { .. } => Some("mend the line and run the resync again"),
             Self::Refused(status) => advice_for(&reason_of_status(status)),

@@ -39,7 +39,6 @@ use crate::output::Output;
 pub(crate) fn needs_server(command: &Command) -> bool {
     match command {
         Command::Ingest(_)
-        | Command::Search(_)
         | Command::Get { .. }
         | Command::ExplainDocument { .. }
         | Command::Patch { .. }
@@ -63,7 +62,10 @@ pub(crate) fn needs_server(command: &Command) -> bool {
         | Command::DeadLetters(_)
         | Command::Queries(_)
         | Command::Evaluate(_) => true,
+        Command::Search(search) => search.is_asked(),
         Command::Up(_)
+        | Command::Indexer(_)
+        | Command::Controller(_)
         | Command::Releases(Releases::Export { .. })
         | Command::Model(_)
         | Command::Doctor
@@ -130,7 +132,13 @@ pub(crate) async fn run(
         Command::Queries(Queries::Golden(command)) => golden::run(command, collection, client, output).await,
         Command::Queries(Queries::Log(command)) => logged::run(command, collection, client, output).await,
         Command::Evaluate(arguments) => evaluate::run(arguments, collection, client, output).await,
-        Command::Up(_) | Command::Model(_) | Command::Doctor | Command::Config(_) | Command::Completions { .. } => {
+        Command::Up(_)
+        | Command::Indexer(_)
+        | Command::Controller(_)
+        | Command::Model(_)
+        | Command::Doctor
+        | Command::Config(_)
+        | Command::Completions { .. } => {
             unreachable!("main runs what needs no server")
         }
     }

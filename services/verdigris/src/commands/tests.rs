@@ -21,7 +21,7 @@ use verdigris_proto::search::{GetDocumentResponse, Hit, ReleaseInfo, SearchRespo
 
 use self::server::{Script, scripted};
 use super::{CommandError, needs_server, run};
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Command};
 use crate::client::Client;
 use crate::exit::Exit;
 use crate::output::Format;
@@ -513,7 +513,16 @@ async fn a_damaged_release_ends_with_an_error() {
 }
 
 #[test]
-fn a_search_without_text_or_vector_is_a_mistake_of_the_command_line() {
-    let error = Arguments::try_parse_from(["verdigris", "search"]).expect_err("nothing to search for");
-    assert_eq!(error.exit_code(), 2);
+fn search_without_a_text_or_a_vector_is_the_role_and_takes_no_option_of_a_search() {
+    let parsed = |arguments: &[&str]| Arguments::try_parse_from([&["verdigris", "search"], arguments].concat());
+    let is_asked = |arguments: &[&str]| match parsed(arguments).expect("valid").command {
+        Command::Search(search) => search.is_asked(),
+        other => panic!("{other:?}"),
+    };
+    assert!(is_asked(&["saw"]) && is_asked(&["--vector-file", "v.json"]));
+    assert!(is_asked(&["saw", "--vector-file", "v.json", "--top-k", "3"]));
+    assert!(!is_asked(&[]) && !is_asked(&["--grpc", "127.0.0.1:0"]));
+    for option in [["--top-k", "3"], ["--filter", "price < 3"], ["--mode", "words"]] {
+        assert_eq!(parsed(&option).expect_err("a text was forgotten").exit_code(), 2);
+    }
 }

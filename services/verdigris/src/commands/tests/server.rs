@@ -14,7 +14,7 @@ use verdigris_proto::reason::Reason;
 use verdigris_proto::search::search_service_server::{SearchService, SearchServiceServer};
 use verdigris_proto::{admin, ingest, search};
 
-use crate::client::{Client, Credentials};
+use crate::client::{Access, Client};
 
 /// What the server answers and what it was asked.
 #[derive(Default)]
@@ -62,7 +62,7 @@ pub(super) async fn scripted(script: Script) -> (Client, Arc<Script>) {
         .add_service(AdminServiceServer::new(server))
         .serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(serving);
-    let client = Client::connect(&address.to_string(), Credentials::default())
+    let client = Client::connect(&address.to_string(), &Access::default())
         .await
         .expect("a server");
     (client, script)
