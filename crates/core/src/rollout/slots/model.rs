@@ -68,6 +68,8 @@ enum Event {
 struct InHand {
     epoch: u64,
     versions: [u64; 3],
+    /// Whether promotion was held when it was planned.
+    was_held: bool,
     actions: Vec<Action>,
 }
 

@@ -270,6 +270,10 @@ fn a_candidate_is_measured_when_all_its_pods_are_warm_and_flipped_to_when_it_pas
     cluster.seen.green = slot("b", "one", 2, 1);
     cluster.check(10, Phase::Warming, &[]);
     cluster.says(10, "1 of 2 pods of slot green are ready and warm");
+    // A pod that says it is warm, and that the cluster does not send to.
+    cluster.seen.green = slot("b", "one", 2, 2);
+    cluster.seen.green.pods[0].is_ready = false;
+    cluster.check(10, Phase::Warming, &[]);
     cluster.seen.memory.measured = measured;
     cluster.check(10, Phase::Warming, &[]);
     cluster.seen.green = slot("b", "one", 2, 2);
@@ -403,6 +407,11 @@ fn a_new_image_is_a_rollout_without_the_pointer() {
     cluster.seen.blue = slot("a", "one", 9, 2);
     cluster.check(10, Phase::Warming, &[]);
     cluster.seen.blue = slot("a", "one", 1, 2);
+    let held = cluster.pointer.hold_promotion(1, "ada", "sale", "h".to_owned(), at(9));
+    let free = std::mem::replace(&mut cluster.pointer, held.expect("ours"));
+    cluster.check(10, Phase::Held, &[]);
+    cluster.says(10, "held by ada: sale");
+    cluster.pointer = free;
     cluster.spec.rollout.rollout.promotion = Promotion::Manual;
     cluster.check(10, Phase::AwaitingApproval, &[]);
     cluster.seen.green.approved_by = Some("ada".to_owned());
