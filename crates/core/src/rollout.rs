@@ -7,6 +7,7 @@
 
 mod bake;
 mod plan;
+pub mod slots;
 
 use std::fmt;
 

@@ -2,10 +2,11 @@
 //! the only role that moves traffic from one lineage to another.
 //!
 //! It keeps nothing that it could not find again: what must outlast it lies in the pointer and in stored measurements.
-//! Deliberately absent: Kubernetes; here traffic goes where the pointer says, in one process.
+//! In one process traffic goes where the pointer says; on Kubernetes, to where `kubernetes` moves it.
 #![forbid(unsafe_code)]
 
 mod carry_out;
+pub mod kubernetes;
 pub mod metrics;
 mod owner;
 mod rpc;

@@ -78,8 +78,8 @@ pub(crate) enum Command {
     Up(Box<Serve>),
     /// Run the indexer alone: events in, releases out
     Indexer(Box<Serve>),
-    /// Run the controller alone: the owner of rollouts
-    Controller(Box<Serve>),
+    /// Run the controller alone: the owner of rollouts, on a Kubernetes cluster of its Collections
+    Controller(Box<crate::controller::Controller>),
     /// Send documents or events from JSON Lines files, or from standard input (-)
     Ingest(Ingest),
     /// Search by text, vector, or both; without either, run the search role alone

@@ -25,7 +25,7 @@ use crate::folder::{Folder, Taken};
 use crate::keys::keys;
 use crate::output::{Output, pairs, table};
 use crate::server::{self, Listeners, Role, Start};
-use crate::{doctor, export, starting, up};
+use crate::{controller, doctor, export, starting, up};
 
 /// How long a server that was started for one command may take to end.
 const LOCAL_DRAIN: Drain = Drain {
@@ -71,7 +71,7 @@ async fn here(arguments: &Arguments, output: &Output) -> anyhow::Result<Exit> {
         Command::Up(serve) => Box::pin(up::run(Role::All, serve, global, output)).await,
         Command::Indexer(serve) => Box::pin(up::run(Role::Indexer, serve, global, output)).await,
         Command::Search(search) => Box::pin(up::run(Role::Search, &search.role, global, output)).await,
-        Command::Controller(serve) => Box::pin(up::run(Role::Controller, serve, global, output)).await,
+        Command::Controller(controller) => Box::pin(controller::run(controller, global, output)).await,
         Command::Doctor => doctor::run(global, output).await,
         Command::Completions { shell } => Ok(commands::completions::run(*shell, output)?),
         Command::Model(Model::Fetch) => fetch_model(global, output).await,

@@ -7,11 +7,13 @@ mod access;
 mod arguments;
 mod client;
 mod commands;
+mod controller;
 mod doctor;
 mod exit;
 mod export;
 mod folder;
 mod keys;
+mod kubectl;
 mod local;
 mod measured;
 mod memory;
@@ -36,6 +38,9 @@ use crate::output::{Format, Output};
 
 fn main() -> ExitCode {
     verdigris_engine::memory::limit_arenas();
+    if kubectl::is_called() {
+        return kubectl::main();
+    }
     let arguments = Arguments::parse();
     let output = Output::standard(if arguments.global.json {
         Format::Json

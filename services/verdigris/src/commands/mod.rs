@@ -30,6 +30,7 @@ mod waiting;
 use serde_json::value::RawValue;
 
 pub(crate) use self::error::CommandError;
+pub(crate) use self::releases::user;
 use crate::arguments::{Command, Global, Queries, Releases};
 use crate::client::Client;
 use crate::exit::Exit;

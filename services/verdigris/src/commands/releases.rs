@@ -141,7 +141,7 @@ async fn act(command: &Releases, collection: String, client: &Client, output: &O
 }
 
 /// The user of this machine, as an actor.
-pub(super) fn user() -> String {
+pub(crate) fn user() -> String {
     ["USER", "LOGNAME"]
         .iter()
         .find_map(|name| std::env::var(name).ok())

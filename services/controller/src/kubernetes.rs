@@ -1,0 +1,196 @@
+//! The controller on Kubernetes: one resource kind, `Collection`, and what it takes to move traffic from one slot of pods
+//! to another without a failed request.
+//!
+//! `reconcile` looks at the cluster, the pods and the pointer, asks `core::rollout::slots` what to do, and carries it
+//! out; it keeps nothing that it could not find again. Every write to a Deployment or to the active Service names the
+//! version that was seen, so that an earlier controller that wakes up late changes nothing.
+//! Deliberately absent: a prefix for many collections in the same pods, widening traffic in steps, and the chart.
+
+mod act;
+mod claim;
+mod command;
+mod lease;
+mod names;
+mod observe;
+pub mod plugin;
+mod pods;
+mod reconcile;
+mod render;
+#[expect(clippy::duplicated_attributes, reason = "each printer column has a name and a type")]
+pub mod resource;
+mod status;
+mod yaml;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::runtime::{Controller, controller::Config};
+use kube::{Api, Client, CustomResourceExt, Resource, ResourceExt};
+use tokio_util::sync::CancellationToken;
+use verdigris_runtime::clock::Clock;
+use verdigris_store::Store;
+
+pub use self::lease::LeaseOptions;
+pub use self::pods::{GrpcPods, Pods};
+use self::reconcile::Memories;
+use self::resource::{Collection, StoreSpec};
+
+/// How many Collections are looked after at the same time.
+const AT_ONCE: u16 = 16;
+/// How long looks that are under way may take to end.
+const END: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Opens the store of a Collection; what went wrong in words.
+pub type OpenStore = Arc<dyn Fn(StoreSpec) -> BoxFuture<'static, Result<Arc<dyn Store>, String>> + Send + Sync>;
+
+/// Why the controller ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum KubernetesError {
+    /// The API refused or did not answer.
+    #[error("the Kubernetes API")]
+    Api(#[from] kube::Error),
+    /// Another controller holds the lease now.
+    #[error("the lease {0} was lost")]
+    LeaseLost(String),
+}
+
+/// What the controller works with.
+pub struct KubernetesDeps {
+    /// The cluster.
+    pub client: Client,
+    /// The namespace that is looked after; all where none is given.
+    pub namespace: Option<String>,
+    /// How to open stores.
+    pub open_store: OpenStore,
+    /// How to ask pods.
+    pub pods: Arc<dyn Pods>,
+    /// Time.
+    pub clock: Clock,
+    /// Who leads; without it this controller takes it that there is no other.
+    pub lease: Option<LeaseOptions>,
+    /// Name of this process, in events and in the lease.
+    pub identity: String,
+}
+
+/// What reconciling shares.
+pub(crate) struct Context {
+    pub(crate) deps: KubernetesDeps,
+    pub(crate) recorder: Recorder,
+    pub(crate) memories: Memories,
+}
+
+/// Looks after every Collection until the token is cancelled.
+pub async fn run(deps: KubernetesDeps, token: CancellationToken) -> Result<(), KubernetesError> {
+    let lease = match &deps.lease {
+        Some(options) => {
+            let lease = lease::acquire(&deps, options, &token).await?;
+            Some((lease, options.name.clone()))
+        }
+        None => None,
+    };
+    if token.is_cancelled() {
+        return Ok(());
+    }
+    let client = deps.client.clone();
+    let namespace = deps.namespace.clone();
+    let reporter = Reporter {
+        controller: "verdigris".to_owned(),
+        instance: Some(deps.identity.clone()),
+    };
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        deps,
+        memories: Memories::default(),
+    });
+    let stop = CancellationToken::new();
+    let controlling = control(client, namespace.as_deref(), context, stop.clone());
+    tokio::pin!(controlling);
+    let watched = async {
+        match &lease {
+            Some((lease, _)) => lease.hold(&token).await,
+            None => token.cancelled().await,
+        }
+    };
+    // Either arm may be dropped at any await: a half written step is found again by looking.
+    tokio::select! {
+        () = &mut controlling => {}
+        () = watched => {
+            if let (Some((_, name)), false) = (&lease, token.is_cancelled()) {
+                return Err(KubernetesError::LeaseLost(name.clone()));
+            }
+            stop.cancel();
+            if tokio::time::timeout(END, &mut controlling).await.is_err() {
+                tracing::warn!("a look at a Collection did not end in time");
+            }
+        }
+    }
+    // Nobody else works before this one has ended.
+    if let Some((lease, _)) = &lease {
+        lease.let_go().await;
+    }
+    Ok(())
+}
+
+async fn control(client: Client, namespace: Option<&str>, context: Arc<Context>, stop: CancellationToken) {
+    let collections: Api<Collection> = api(&client, namespace);
+    let (deployments, services): (Api<Deployment>, Api<Service>) = (api(&client, namespace), api(&client, namespace));
+    let (pods, slices): (Api<Pod>, Api<EndpointSlice>) = (api(&client, namespace), api(&client, namespace));
+    let ours = watcher::Config::default().labels(names::COLLECTION);
+    Controller::new(collections, watcher::Config::default())
+        .with_config(Config::default().concurrency(AT_ONCE))
+        .owns(deployments, ours.clone())
+        .owns(services, ours.clone())
+        .watches(pods, ours.clone(), |pod| collection_of(&pod))
+        .watches(slices, ours, |slice| collection_of(&slice))
+        .graceful_shutdown_on(async move { stop.cancelled().await })
+        .run(reconcile::reconcile, reconcile::after_error, context)
+        .for_each(|result| async {
+            if let Err(error) = result {
+                tracing::debug!("a Collection is looked at again: {error}");
+            }
+        })
+        .await;
+}
+
+fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// The Collection whose label an object has.
+fn collection_of<K: ResourceExt>(object: &K) -> Option<ObjectRef<Collection>> {
+    let name = object.labels().get(names::COLLECTION)?;
+    Some(ObjectRef::new(name).within(&object.namespace()?))
+}
+
+/// A client for the cluster that this process runs in, or that the kubeconfig names.
+pub async fn client() -> Result<Client, KubernetesError> {
+    Ok(Client::try_default().await?)
+}
+
+/// The resource definition as YAML, for `kubectl apply`.
+pub fn crd_yaml() -> String {
+    let mut value = serde_json::to_value(Collection::crd()).expect("a definition has only text keys");
+    // A status of the definition itself is the server's.
+    if let Some(map) = value.as_object_mut() {
+        map.remove("status");
+    }
+    yaml::text(&value)
+}
+
+/// Labels or annotations.
+pub(crate) type Texts = BTreeMap<String, String>;

@@ -1,0 +1,484 @@
+//! One look at one Collection: see, ask what to do, do it, and say how it stands.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kube::runtime::controller::Action as Requeue;
+use kube::runtime::events::EventType;
+use kube::runtime::finalizer::{Event, finalizer};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use tokio::task::JoinHandle;
+use verdigris_core::gates::{Measurements, judge};
+use verdigris_core::manifest::LineageId;
+use verdigris_core::names::CollectionName;
+use verdigris_core::pointer::{EditRefused, Pointer};
+use verdigris_core::rollout::slots::{self, Action, Plan, Seen, Spec, Wish};
+use verdigris_core::rollout::{Observation, Phase};
+use verdigris_core::timestamp::Timestamp;
+use verdigris_store::{CommitError, ReadError, Store, collection as objects, commit};
+
+use super::act::{Hand, Went};
+use super::claim::{Claimed, claim};
+use super::command::{self, Answer, Command, Deed, Judged};
+use super::observe::{Cluster, Looked, look};
+use super::resource::{Collection, CollectionStatus, StoreSpec};
+use super::{Context, names, render, status};
+use crate::verdicts;
+
+/// How soon is looked again: after something was done, while a lineage comes level, while something is about to
+/// happen, and else.
+const AT_ONCE: Duration = Duration::from_millis(5);
+const LEVELING: Duration = Duration::from_millis(50);
+const SOON: Duration = Duration::from_millis(300);
+const ELSE: Duration = Duration::from_secs(2);
+/// After something that did not do.
+const RETRY: Duration = Duration::from_secs(1);
+/// For how long going back is tried on a person's word, until that person is told that it does not come about.
+const GO_BACK_FOR_NS: i64 = 60_000_000_000;
+
+/// What is remembered of a Collection. All of it may be forgotten at any time.
+#[derive(Default)]
+pub(crate) struct Memory {
+    store: Option<(StoreSpec, Arc<dyn Store>)>,
+    epoch: Option<u64>,
+    /// Another owner took over: this process never claims again by itself.
+    is_lost: bool,
+    pub(crate) observation: Observation,
+    of: Option<LineageId>,
+    pub(crate) measuring: Option<JoinHandle<Result<Measurements, String>>>,
+    /// What pods have answered, and since when that is so.
+    answered: BTreeMap<String, u64>,
+    quiet_since: Option<Timestamp>,
+    pub(crate) demoted_at: Option<Timestamp>,
+    /// Since when a command is known.
+    command: Option<(String, Timestamp)>,
+}
+
+/// Namespace and name of a Collection.
+type Key = (String, String);
+
+/// A memory; one look at a time has it.
+type Shared = Arc<tokio::sync::Mutex<Memory>>;
+
+/// All memories.
+#[derive(Default)]
+pub(crate) struct Memories(Mutex<BTreeMap<Key, Shared>>);
+
+impl Memories {
+    fn of(&self, key: Key) -> Shared {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(key).or_default().clone()
+    }
+
+    fn forget(&self, key: &Key) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
+/// Why a look came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReconcileError {
+    #[error("the Kubernetes API")]
+    Api(#[from] kube::Error),
+    #[error("the pointer")]
+    Commit(#[from] CommitError),
+    #[error("the pointer")]
+    Read(#[from] ReadError),
+    #[error("the store cannot be opened: {0}")]
+    Store(String),
+    #[error("{0}")]
+    Spec(String),
+    #[error("the finalizer")]
+    Finalizer(#[source] Box<kube::runtime::finalizer::Error<ReconcileError>>),
+}
+
+impl ReconcileError {
+    /// The reason in the condition Degraded.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Api(_) | Self::Finalizer(_) => "ClusterUnavailable",
+            Self::Commit(CommitError::Refused(EditRefused::OwnedBy(_) | EditRefused::LostOwnership { .. })) => {
+                "OwnedByAnother"
+            }
+            Self::Read(ReadError::NoCollection(_)) | Self::Commit(CommitError::Read(ReadError::NoCollection(_))) => {
+                "NoCollection"
+            }
+            Self::Commit(_) | Self::Read(_) | Self::Store(_) => "StoreUnavailable",
+            Self::Spec(_) => "InvalidSpec",
+        }
+    }
+}
+
+/// Looks at a Collection once.
+pub(crate) async fn reconcile(collection: Arc<Collection>, context: Arc<Context>) -> Result<Requeue, ReconcileError> {
+    let api: Api<Collection> = Api::namespaced(context.deps.client.clone(), &names::namespace(&collection));
+    let looked = finalizer(&api, names::FINALIZER, collection, |event| {
+        let (api, context) = (api.clone(), context.clone());
+        async move {
+            match event {
+                Event::Apply(collection) => one(&api, &collection, &context).await,
+                Event::Cleanup(collection) => let_go(&collection, &context).await,
+            }
+        }
+    });
+    looked.await.map_err(|error| match error {
+        kube::runtime::finalizer::Error::ApplyFailed(error) => error,
+        error => ReconcileError::Finalizer(Box::new(error)),
+    })
+}
+
+/// When to look again after an error.
+pub(crate) fn after_error(collection: Arc<Collection>, error: &ReconcileError, _: Arc<Context>) -> Requeue {
+    tracing::warn!(collection = collection.name_any(), "{}", crate::shown::chain(error));
+    Requeue::requeue(RETRY)
+}
+
+fn key(collection: &Collection) -> Key {
+    (names::namespace(collection), collection.name_any())
+}
+
+/// The pointer is let go: nobody waits for a level that nobody wants.
+async fn let_go(collection: &Collection, context: &Context) -> Result<Requeue, ReconcileError> {
+    let memory = context.memories.of(key(collection));
+    let memory = memory.lock().await;
+    if let (Some((_, store)), Some(epoch)) = (&memory.store, memory.epoch)
+        && let Ok(name) = collection.spec.collections.name.parse::<CollectionName>()
+    {
+        let claimed = Claimed {
+            store: store.clone(),
+            name,
+            epoch,
+        };
+        let now = Timestamp(context.deps.clock.now_ns());
+        let swung = claimed.swing(commit::nonce(), |pointer, epoch, nonce| {
+            pointer.stop_leveling(epoch, nonce, now)
+        });
+        // A store that is gone keeps no Collection: the indexer gives the level up by itself after a while.
+        if let Err(error) = swung.await {
+            tracing::warn!("the pointer was not let go: {}", crate::shown::chain(&error));
+        }
+    }
+    drop(memory);
+    context.memories.forget(&key(collection));
+    Ok(Requeue::await_change())
+}
+
+async fn one(api: &Api<Collection>, known: &Collection, context: &Context) -> Result<Requeue, ReconcileError> {
+    // What is watched may be old; what is decided is decided by what is.
+    let Some(collection) = api.get_opt(&known.name_any()).await? else {
+        return Ok(Requeue::await_change());
+    };
+    if collection.metadata.deletion_timestamp.is_some() {
+        return Ok(Requeue::await_change());
+    }
+    let memory = context.memories.of(key(&collection));
+    let mut memory = memory.lock().await;
+    match step(&collection, context, &mut memory).await {
+        Ok((requeue, told)) => {
+            status::write(api, &collection, told).await?;
+            Ok(Requeue::requeue(requeue))
+        }
+        Err(error) => {
+            if matches!(
+                &error,
+                ReconcileError::Commit(CommitError::Refused(EditRefused::LostOwnership { .. }))
+            ) {
+                memory.is_lost = true;
+            }
+            let (now, text) = (Timestamp(context.deps.clock.now_ns()), crate::shown::chain(&error));
+            let told = status::troubled(&collection, error.reason(), &text, now);
+            status::write(api, &collection, told).await?;
+            Err(error)
+        }
+    }
+}
+
+async fn step(
+    collection: &Collection,
+    context: &Context,
+    memory: &mut Memory,
+) -> Result<(Duration, CollectionStatus), ReconcileError> {
+    let clock = &context.deps.clock;
+    let claimed = claimed(collection, context, memory).await?;
+    let pointer = objects::pointer(&*claimed.store, &claimed.name).await?.pointer;
+    let spec = claimed.spec(&pointer, &collection.spec.rollout).await?;
+    let spec = Spec {
+        rollout: spec.map_err(ReconcileError::Spec)?,
+        template: render::template(&collection.spec),
+        replicas: u32::try_from(collection.spec.pods.replicas).unwrap_or(1),
+        is_paused: collection.spec.rollout.paused,
+    };
+    let cluster = Cluster::new(&context.deps.client, &names::namespace(collection));
+    let name = collection.name_any();
+    let mut looked = look(&cluster, &*context.deps.pods, &name, claimed.name.as_str()).await?;
+    let now = Timestamp(clock.now_ns());
+    observe(memory, &claimed, &spec, &pointer, (context, collection), now).await?;
+    let mut seen = seen(&looked, memory, claimed.epoch, now);
+    let mut hand = Hand {
+        context,
+        collection,
+        cluster: &cluster,
+        claimed: &claimed,
+        looked: &mut looked,
+        now,
+    };
+    let (answer, is_moved) = obey(&mut hand, memory, &pointer, &mut seen).await?;
+    let mut plan = slots::plan(&spec, &pointer, &seen, now);
+    if is_moved {
+        // What was seen is not so any more.
+        plan.actions.clear();
+    }
+    let mut told = status::status(collection, &pointer, &seen, &plan, now);
+    if let Some((command, answer)) = &answer {
+        status::answered(&mut told, command, answer);
+    }
+    for action in &plan.actions {
+        tracing::debug!(collection = name, "{action:?}");
+        if hand.carry_out(action, memory).await? == Went::Otherwise {
+            break;
+        }
+    }
+    Ok((next_look(&plan, is_moved, now), told))
+}
+
+fn next_look(plan: &Plan, is_moved: bool, now: Timestamp) -> Duration {
+    let is_done = |action: &Action| !matches!(action, Action::Demote(_) | Action::EndDemotion(_));
+    if is_moved || plan.actions.iter().any(is_done) {
+        return AT_ONCE;
+    }
+    let look = match plan.phase {
+        Phase::Leveling | Phase::Promoting | Phase::Returning => LEVELING,
+        Phase::Warming | Phase::Judging | Phase::Baking => SOON,
+        _ => ELSE,
+    };
+    let wake = plan
+        .wake_at
+        .map(|at| Duration::from_nanos(at.since(now).max(5_000_000).unsigned_abs()));
+    wake.map_or(look, |wake| wake.min(look))
+}
+
+/// The pointer, claimed once in the life of this process.
+async fn claimed(collection: &Collection, context: &Context, memory: &mut Memory) -> Result<Claimed, ReconcileError> {
+    if memory.is_lost {
+        let text = "another owner of rollouts took over; this controller acts again after a restart";
+        return Err(ReconcileError::Spec(text.to_owned()));
+    }
+    let wanted = &collection.spec.store;
+    if memory.store.as_ref().is_none_or(|(of, _)| of != wanted) {
+        let store = (context.deps.open_store)(wanted.clone()).await;
+        let store = store.map_err(ReconcileError::Store)?;
+        memory.store = Some((wanted.clone(), store));
+        memory.epoch = None;
+    }
+    let Some((_, store)) = &memory.store else {
+        return Err(ReconcileError::Store("it is closed".to_owned()));
+    };
+    let name: Result<CollectionName, _> = collection.spec.collections.name.parse();
+    let name = name.map_err(|error| ReconcileError::Spec(format!("spec.collections.name: {error}")))?;
+    let epoch = match memory.epoch {
+        Some(epoch) => epoch,
+        None => {
+            let id = format!("controller/{}/{}", names::namespace(collection), collection.name_any());
+            let now = Timestamp(context.deps.clock.now_ns());
+            claim(&**store, &name, &id, collection.spec.rollout.take_over, now).await?
+        }
+    };
+    memory.epoch = Some(epoch);
+    Ok(Claimed {
+        store: store.clone(),
+        name,
+        epoch,
+    })
+}
+
+/// Takes what was measured, and forgets what was of another lineage.
+async fn observe(
+    memory: &mut Memory,
+    claimed: &Claimed,
+    spec: &Spec,
+    pointer: &Pointer,
+    (context, collection): (&Context, &Collection),
+    now: Timestamp,
+) -> Result<(), ReconcileError> {
+    let other = pointer.other.as_ref().map(|other| other.lineage.clone());
+    if other != memory.of {
+        if let Some(measuring) = memory.measuring.take() {
+            measuring.abort();
+        }
+        memory.observation = Observation::default();
+        if let Some(lineage) = &other {
+            memory.observation.measured = verdicts::newest(&*claimed.store, &claimed.name, lineage).await?;
+        }
+        memory.of = other;
+    }
+    if pointer.leveling.is_none() {
+        memory.observation.leveling_since = None;
+    }
+    let Some(measuring) = memory.measuring.take_if(|measuring| measuring.is_finished()) else {
+        return Ok(());
+    };
+    match measuring.await.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(measured) => {
+            let verdict = judge(&spec.rollout.gates, &measured);
+            let nonce = commit::nonce();
+            let written = verdicts::write(&*claimed.store, &claimed.name, &measured, &verdict, &nonce).await;
+            written.map_err(CommitError::Store)?;
+            let against: Vec<&str> = verdict.against().map(|gate| gate.gate.name()).collect();
+            let (kind, reason, note) = match against.is_empty() {
+                true => (EventType::Normal, "GatesPassed", "all gates passed".to_owned()),
+                false => (
+                    EventType::Warning,
+                    "GatesRefused",
+                    format!("gates speak against it: {}", against.join(", ")),
+                ),
+            };
+            let note = format!(
+                "lineage {} at generation {}: {note}",
+                verdict.lineage, verdict.generation
+            );
+            status::tell(context, collection, kind, reason, note).await;
+            memory.observation.measured = Some(measured);
+        }
+        Err(why) => {
+            let note = format!("the candidate could not be measured: {why}");
+            status::tell(context, collection, EventType::Warning, "NotMeasured", note).await;
+            memory.observation.measuring.fail(now);
+        }
+    }
+    Ok(())
+}
+
+fn seen(looked: &Looked, memory: &mut Memory, epoch: u64, now: Timestamp) -> Seen {
+    let mut seen = Seen {
+        blue: looked.blue.seen.clone(),
+        green: looked.green.seen.clone(),
+        traffic: looked.traffic.clone(),
+        memory: Observation {
+            is_measuring: memory.measuring.is_some(),
+            ..memory.observation.clone()
+        },
+        wish: None,
+        idle_quiet_since: None,
+        demoted_at: memory.demoted_at,
+        epoch,
+    };
+    let idle = seen.selected().map(slots::Slot::other);
+    let places = idle.into_iter().flat_map(|slot| &looked.place(slot).pods);
+    let answered: BTreeMap<String, u64> = places
+        .filter_map(|pod| Some((pod.name.clone(), pod.answered?)))
+        .collect();
+    if answered != memory.answered || memory.quiet_since.is_none() {
+        memory.quiet_since = Some(now);
+        memory.answered = answered;
+    }
+    seen.idle_quiet_since = memory.quiet_since;
+    seen
+}
+
+/// What a person asks for; what is said to it, and whether anything was moved for it.
+async fn obey(
+    hand: &mut Hand<'_>,
+    memory: &mut Memory,
+    pointer: &Pointer,
+    seen: &mut Seen,
+) -> Result<(Option<(Command, Answer)>, bool), ReconcileError> {
+    let Some(text) = hand.collection.annotations().get(names::COMMAND) else {
+        return Ok((None, false));
+    };
+    let answered = hand
+        .collection
+        .status
+        .as_ref()
+        .and_then(|status| status.command.as_ref());
+    let command: Command = match serde_json::from_str(text) {
+        Ok(command) => command,
+        Err(error) => {
+            tracing::debug!("a command cannot be read: {error}");
+            return Ok((None, false));
+        }
+    };
+    if answered.is_some_and(|answered| answered.id == command.id && answered.outcome != "Pending") {
+        return Ok((None, false));
+    }
+    let since = match &memory.command {
+        Some((id, since)) if *id == command.id => *since,
+        _ => hand.now,
+    };
+    memory.command = Some((command.id.clone(), since));
+    let judged = memory.observation.measured.as_ref();
+    let judged = judged.map(|measured| measured.candidate.generation);
+    let (answer, is_moved) = match command::judge(&command, pointer, seen, judged) {
+        Judged::Says(answer) => (answer, false),
+        Judged::Asks(Deed::GoBack(_)) if hand.now.since(since) >= GO_BACK_FOR_NS => {
+            let text = "the way back did not become ready within a minute: traffic stays where it is";
+            (Answer::Refused(text.to_owned()), false)
+        }
+        Judged::Asks(Deed::GoBack(wish)) => {
+            seen.wish = Some(wish);
+            (Answer::Pending("traffic is going back".to_owned()), false)
+        }
+        Judged::Asks(deed) => (done(hand, &command, deed).await?, true),
+    };
+    if !matches!(answer, Answer::Pending(_)) {
+        let (kind, text) = match &answer {
+            Answer::Refused(text) => (EventType::Warning, format!("refused: {text}")),
+            Answer::Done(text) | Answer::Pending(text) => (EventType::Normal, text.clone()),
+        };
+        let note = format!("{} by {}: {text}", command.verb.name(), command.actor);
+        status::tell(hand.context, hand.collection, kind, "Command", note).await;
+    }
+    Ok((Some((command, answer)), is_moved))
+}
+
+async fn done(hand: &mut Hand<'_>, command: &Command, deed: Deed) -> Result<Answer, ReconcileError> {
+    let (nonce, now) = (command::nonce(command), hand.now);
+    let (actor, reason) = (&command.actor, &command.reason);
+    let claimed = hand.claimed.clone();
+    let swung = match deed {
+        Deed::ApproveTarget { slot, target } => {
+            let note = format!("{target} {actor}");
+            hand.patch_deployment(slot, json!({"metadata": {"annotations": {names::APPROVED: note}}}))
+                .await?;
+            return Ok(Answer::Done("it is promoted once its pods are ready".to_owned()));
+        }
+        Deed::GiveUpPrevious => {
+            hand.patch_service(json!({"metadata": {"annotations": {names::PREVIOUS: null}}}))
+                .await?;
+            return Ok(Answer::Done("the way back is given up".to_owned()));
+        }
+        Deed::GoBack(Wish { .. }) => return Ok(Answer::Pending(String::new())),
+        Deed::Approve { lineage, generation } => {
+            let edit = claimed.swing(nonce, |pointer, epoch, nonce| {
+                pointer.approve(epoch, &lineage, generation, actor, nonce, now)
+            });
+            edit.await
+        }
+        Deed::Drop { lineage } => {
+            let edit = claimed.swing(nonce, |pointer, epoch, nonce| {
+                pointer.drop_other(epoch, &lineage, nonce, now)
+            });
+            edit.await
+        }
+        Deed::Hold => {
+            let edit = claimed.swing(nonce, |pointer, epoch, nonce| {
+                pointer.hold_promotion(epoch, actor, reason, nonce, now)
+            });
+            edit.await
+        }
+        Deed::Resume => {
+            let edit = claimed.swing(nonce, |pointer, epoch, nonce| {
+                pointer.resume_promotion(epoch, nonce, now)
+            });
+            edit.await
+        }
+    };
+    match swung {
+        Ok(_) => Ok(Answer::Done("it is done".to_owned())),
+        Err(CommitError::Refused(refused)) if !matches!(refused, EditRefused::LostOwnership { .. }) => {
+            Ok(Answer::Refused(refused.to_string()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,467 @@
+//! One Collection with its store, its platform and its controllers, and what is asked of them.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use verdigris_controller::kubernetes::plugin::{Command, Plugin, Verb};
+use verdigris_controller::kubernetes::resource::{Collection, CollectionStatus, CommandStatus, StoreSpec};
+use verdigris_controller::kubernetes::{self, GrpcPods, KubernetesDeps, LeaseOptions, OpenStore};
+use verdigris_core::digest::{ContentSum, Digest};
+use verdigris_core::gates::Gate;
+use verdigris_core::guards::Facts;
+use verdigris_core::names::CollectionName;
+use verdigris_core::pointer::{Build, EditRefused, KeptRelease, ManifestReference, Pointer, Published};
+use verdigris_core::settings::Settings;
+use verdigris_core::timestamp::Timestamp;
+use verdigris_runtime::clock::Clock;
+use verdigris_store::memory::MemoryStore;
+use verdigris_store::{Store, collection as objects, commit};
+
+use crate::cluster::Platform;
+use crate::search::Processes;
+
+/// How long anything may take on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+const NAME: &str = "products";
+
+pub(crate) struct World {
+    client: Client,
+    namespace: String,
+    store: Arc<MemoryStore>,
+    name: CollectionName,
+    processes: Arc<Processes>,
+    platform: Platform,
+    clock: Clock,
+    tasks: Vec<JoinHandle<()>>,
+    broken: Arc<Mutex<Option<String>>>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+pub(crate) struct Running {
+    token: CancellationToken,
+    task: JoinHandle<Result<(), kubernetes::KubernetesError>>,
+}
+
+impl World {
+    pub(crate) async fn new(client: Client, namespace: &str) -> Self {
+        let of: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
+        Api::all(client.clone())
+            .create(&PostParams::default(), &of)
+            .await
+            .unwrap();
+        let (store, processes) = (Arc::new(MemoryStore::default()), Arc::new(Processes::new()));
+        let name: CollectionName = NAME.parse().unwrap();
+        let platform = Platform::new(&client, namespace, processes.clone(), store.clone(), name.clone());
+        let broken: Arc<Mutex<Option<String>>> = Arc::default();
+        let watching = platform.clone().watch(NAME.to_owned(), broken.clone());
+        let tasks = vec![tokio::spawn(platform.clone().run()), tokio::spawn(watching)];
+        Self {
+            client,
+            namespace: namespace.to_owned(),
+            store,
+            name,
+            processes,
+            platform,
+            clock: Clock::system(),
+            tasks,
+            broken,
+        }
+    }
+
+    fn api(&self) -> Api<Collection> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(self.clock.now_ns())
+    }
+
+    // === the indexer's side ===
+
+    async fn swing(&self, edit: impl Fn(&Pointer, String) -> Result<Pointer, EditRefused> + Send + Sync) -> Pointer {
+        let nonce = commit::nonce();
+        let swung = commit::swing(&*self.store, &self.name, nonce.clone(), |pointer| {
+            edit(pointer, nonce.clone())
+        });
+        swung.await.unwrap()
+    }
+
+    fn release(lineage: &str, generation: u64) -> KeptRelease {
+        KeptRelease {
+            generation,
+            lineage: lineage.to_owned().into(),
+            manifest: reference(&format!("releases/{generation}-{lineage}")),
+            created_at: Timestamp(1),
+            checkpoint: generation,
+            pinned: false,
+            facts: Some(Facts {
+                documents: 3_000,
+                live_bytes: 3_000,
+                deleted: 0,
+            }),
+        }
+    }
+
+    pub(crate) async fn publish_first(&self, lineage: &str) {
+        let settings = Settings::default();
+        objects::create(&*self.store, &self.name, &settings, commit::nonce(), self.now())
+            .await
+            .unwrap();
+        self.swing(|pointer, nonce| pointer.claim("indexer", nonce, self.now()))
+            .await;
+        self.publish(lineage, None).await;
+    }
+
+    async fn publish(&self, lineage: &str, other: Option<&str>) {
+        self.swing(|pointer, nonce| {
+            let generation = pointer.generation + 1;
+            let published = Published {
+                release: Self::release(lineage, generation),
+                settings: pointer.settings.clone(),
+                grace_ns: 0,
+                other: other.map(|other| Self::release(other, generation)),
+            };
+            pointer.publish(1, &published, nonce, self.now())
+        })
+        .await;
+    }
+
+    /// A build is begun and named, level with what answers.
+    pub(crate) async fn publish_candidate(&self, lineage: &str) {
+        self.swing(|pointer, nonce| {
+            let build = Build {
+                lineage: lineage.to_owned().into(),
+                settings: pointer.settings.clone(),
+                source: reference("source"),
+                source_generation: 1,
+                parts: Vec::new(),
+                rows_done: 0,
+                rows: 1,
+                content: ContentSum::default(),
+                documents: 0,
+                actor: "ada".to_owned(),
+                reason: "a new index".to_owned(),
+                since: self.now(),
+            };
+            pointer.begin_build(1, build, nonce, self.now())
+        })
+        .await;
+        let active = self.pointer().await.active.unwrap().lineage;
+        self.publish(active.as_str(), Some(lineage)).await;
+    }
+
+    /// The same, once the place beside is free; controllers come and go meanwhile.
+    pub(crate) async fn publish_second_candidate(&self, lineage: &str) {
+        let mut life = Duration::from_millis(500);
+        while self.pointer().await.other.is_some() {
+            self.live_for(life).await;
+            life = (life * 2).min(Duration::from_secs(20));
+        }
+        self.publish_candidate(lineage).await;
+    }
+
+    pub(crate) async fn pointer(&self) -> Pointer {
+        objects::pointer(&*self.store, &self.name).await.unwrap().pointer
+    }
+
+    // === controllers ===
+
+    fn deps(&self, identity: &str, lease: Option<LeaseOptions>) -> KubernetesDeps {
+        let store: Arc<dyn Store> = self.store.clone();
+        let open_store: OpenStore = Arc::new(move |_: StoreSpec| {
+            let store = store.clone();
+            Box::pin(async move { Ok(store) })
+        });
+        KubernetesDeps {
+            client: self.client.clone(),
+            namespace: Some(self.namespace.clone()),
+            open_store,
+            pods: Arc::new(GrpcPods::new(self.processes.port)),
+            clock: self.clock.clone(),
+            lease,
+            identity: identity.to_owned(),
+        }
+    }
+
+    fn run(&self, deps: KubernetesDeps) -> Running {
+        let token = CancellationToken::new();
+        Running {
+            task: tokio::spawn(kubernetes::run(deps, token.clone())),
+            token,
+        }
+    }
+
+    pub(crate) fn start_controller(&self, identity: &str) -> Running {
+        self.run(self.deps(identity, None))
+    }
+
+    pub(crate) fn start_leading(&self, identity: &str) -> Running {
+        let lease = LeaseOptions {
+            namespace: self.namespace.clone(),
+            name: "controller".to_owned(),
+        };
+        self.run(self.deps(identity, Some(lease)))
+    }
+
+    pub(crate) async fn stop(&self, running: Running) {
+        running.token.cancel();
+        running.task.await.unwrap().unwrap();
+        self.check();
+    }
+
+    /// A controller that begins and ends without a goodbye.
+    async fn live_for(&self, life: Duration) {
+        let running = self.start_controller("killed");
+        tokio::time::sleep(life).await;
+        running.task.abort();
+        let _ = running.task.await;
+        self.check();
+    }
+
+    /// Controllers of longer and longer lives, each killed, until a lineage answers.
+    pub(crate) async fn until_active_with_kills(&self, lineage: &str) {
+        let (began, mut life) = (Instant::now(), Duration::from_millis(150));
+        while self.selected_lineage().await.as_deref() != Some(lineage) {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{lineage} never answered: {:?}",
+                self.status().await
+            );
+            self.live_for(life).await;
+            life = (life + life / 4).min(Duration::from_secs(10));
+        }
+    }
+
+    /// Somebody else who writes to the same objects all the time.
+    pub(crate) fn meddle(&self) -> JoinHandle<()> {
+        let platform = self.platform.clone();
+        tokio::spawn(async move {
+            for turn in 0_u64.. {
+                let patch = json!({"metadata": {"annotations": {"example.org/turn": turn.to_string()}}});
+                for name in ["products-blue", "products-green"] {
+                    let _ = platform
+                        .deployments
+                        .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+                        .await;
+                }
+                let _ = platform
+                    .services
+                    .patch(NAME, &PatchParams::default(), &Patch::Merge(&patch))
+                    .await;
+                tokio::time::sleep(Duration::from_millis(130)).await;
+            }
+        })
+    }
+
+    pub(crate) async fn leader(&self) -> Option<String> {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        leases.get_opt("controller").await.unwrap()?.spec?.holder_identity
+    }
+
+    // === the user's side ===
+
+    /// Applies a Collection with gates but recall off, and these fields of its rollout.
+    pub(crate) async fn apply(&self, rollout: Value) {
+        let off: Vec<&str> = Gate::ALL
+            .iter()
+            .map(|gate| gate.name())
+            .filter(|name| *name != "recall")
+            .collect();
+        let mut given = json!({"gates": {"off": off}});
+        for (key, value) in rollout.as_object().unwrap() {
+            given[key] = value.clone();
+        }
+        let collection = json!({
+            "apiVersion": "verdigris.dev/v1alpha1", "kind": "Collection", "metadata": {"name": NAME},
+            "spec": {
+                "store": {"url": "s3://catalog/prod"}, "collections": {"name": NAME}, "image": "vdg.test/search:1",
+                "pods": {"replicas": 2}, "rollout": given,
+            },
+        });
+        self.api()
+            .patch(NAME, &PatchParams::apply("user"), &Patch::Apply(collection))
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn set_image(&self, image: &str) {
+        let patch = Patch::Merge(json!({"spec": {"image": image}}));
+        self.api().patch(NAME, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// As an autoscaler or `kubectl scale` does it.
+    pub(crate) async fn scale(&self, replicas: i32) {
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        self.api()
+            .patch_scale(NAME, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn delete(&self) {
+        self.broken_watch_ends();
+        self.api().delete(NAME, &DeleteParams::default()).await.unwrap();
+    }
+
+    pub(crate) async fn is_gone(&self) -> bool {
+        self.api().get_opt(NAME).await.unwrap().is_none()
+    }
+
+    /// Nothing is deleted by this API: a garbage collector is no part of it. The owners say what would be.
+    fn broken_watch_ends(&self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+
+    pub(crate) async fn check_owned(&self) {
+        let collection = self.api().get(NAME).await.unwrap();
+        assert_eq!(collection.finalizers(), ["verdigris.dev/pointer"]);
+        let uid = collection.uid().unwrap();
+        let deployment = self.platform.deployments.get("products-blue").await.unwrap();
+        assert_eq!(deployment.owner_references()[0].uid, uid);
+        for name in ["products", "products-preview"] {
+            let service = self.platform.services.get(name).await.unwrap();
+            assert_eq!(service.owner_references()[0].uid, uid, "{name}");
+        }
+    }
+
+    /// Asks as `kubectl verdigris` does.
+    pub(crate) async fn command(&self, verb: &str, target: &str, generation: Option<u64>) -> CommandStatus {
+        let verb: Verb = serde_json::from_value(json!(verb)).unwrap();
+        let command = Command {
+            id: commit::nonce(),
+            verb,
+            target: target.to_owned(),
+            generation,
+            actor: "ada".to_owned(),
+            reason: "because".to_owned(),
+        };
+        let plugin = Plugin::new(self.client.clone(), &self.namespace);
+        plugin.ask(NAME, &command, PATIENCE).await.unwrap()
+    }
+
+    pub(crate) async fn status(&self) -> CollectionStatus {
+        self.api().get(NAME).await.unwrap().status.unwrap_or_default()
+    }
+
+    // === what is waited for ===
+
+    fn check(&self) {
+        assert_eq!(*self.broken.lock().unwrap(), None);
+    }
+
+    pub(crate) async fn until(&self, what: &str, is_so: impl AsyncFn(&Self) -> bool) {
+        let began = Instant::now();
+        while !is_so(self).await {
+            self.check();
+            if began.elapsed() > PATIENCE {
+                let status = self
+                    .api()
+                    .get_opt(NAME)
+                    .await
+                    .unwrap()
+                    .and_then(|collection| collection.status);
+                panic!("it never came about that {what}: {status:#?}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.check();
+    }
+
+    pub(crate) async fn until_active(&self, lineage: &str) {
+        self.until(&format!("lineage {lineage} answers"), async |world| {
+            let is_told = world.status().await.lineage.as_deref() == Some(lineage);
+            is_told && world.selected_lineage().await.as_deref() == Some(lineage)
+        })
+        .await;
+    }
+
+    pub(crate) async fn until_phase(&self, phase: &str) {
+        self.until(&format!("the phase is {phase}"), async |world| {
+            world.status().await.phase == phase
+        })
+        .await;
+    }
+
+    pub(crate) async fn until_condition(&self, kind: &str, status: &str) {
+        self.until(&format!("{kind} is {status}"), async |world| {
+            let conditions = world.status().await.conditions;
+            conditions
+                .iter()
+                .any(|condition| condition.kind == kind && condition.status == status)
+        })
+        .await;
+    }
+
+    pub(crate) async fn until_events(&self, reasons: &[&str]) {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        self.until(&format!("events tell of {reasons:?}"), async |_| {
+            let told = events.list(&ListParams::default()).await.unwrap().items;
+            let told: Vec<String> = told.into_iter().filter_map(|event| event.reason).collect();
+            reasons.iter().all(|reason| told.iter().any(|told| told == reason))
+        })
+        .await;
+    }
+
+    /// What the active Service selects, as its pods say.
+    async fn selected_lineage(&self) -> Option<String> {
+        let service = self.platform.services.get_opt(NAME).await.unwrap()?;
+        let selector = service.spec?.selector?;
+        let pods = self.platform.pods.list(&ListParams::default()).await.unwrap().items;
+        let is_of = |pod: &&k8s_openapi::api::core::v1::Pod| {
+            selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
+        };
+        pods.iter().find(is_of).map(lineage)
+    }
+
+    pub(crate) async fn pods(&self) -> usize {
+        self.platform
+            .pods
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+            .len()
+    }
+
+    pub(crate) async fn pods_of(&self, of: &str) -> usize {
+        let pods = self.platform.pods.list(&ListParams::default()).await.unwrap().items;
+        pods.iter().filter(|pod| lineage(pod) == of).count()
+    }
+
+    pub(crate) async fn target_of(&self, lineage: &str) -> String {
+        let slots = self.status().await.slots;
+        let slot = slots.into_iter().find(|slot| slot.lineage.as_deref() == Some(lineage));
+        slot.and_then(|slot| slot.target).expect("a slot holds it")
+    }
+
+    pub(crate) fn demoted(&self, lineage: &str) -> usize {
+        self.processes.demoted(lineage)
+    }
+}
+
+fn lineage(pod: &k8s_openapi::api::core::v1::Pod) -> String {
+    let container = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let variables = container.flat_map(|container| container.env.clone().unwrap_or_default());
+    let mut lineages = variables.filter(|variable| variable.name == "VERDIGRIS_SEARCH_LINEAGE");
+    lineages.find_map(|variable| variable.value).unwrap_or_default()
+}
+
+fn reference(path: &str) -> ManifestReference {
+    ManifestReference {
+        path: path.to_owned(),
+        digest: Digest::of(path.as_bytes()),
+    }
+}
