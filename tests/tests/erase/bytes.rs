@@ -20,6 +20,7 @@ use verdigris_proto::search::{SearchRequest, SearchResponse};
 use verdigris_runtime::clock::Clock;
 use verdigris_search::SearchRpc;
 use verdigris_store::faults::Operation;
+use verdigris_store::fetch::VerifiedFiles;
 use verdigris_store::{Store, collection as objects};
 
 use super::roles::events::{delete, patch, upsert};
@@ -193,7 +194,7 @@ fn assert_sums(world: &World, reference: &ManifestReference) {
         .block_on(objects::manifest(&*world.store, &name(), reference))
         .unwrap();
     let store: Arc<dyn Store> = world.store.clone();
-    let release = world.block_on(Opener::new(store).open(Arc::new(manifest.clone()), None));
+    let release = world.block_on(Opener::new(store, VerifiedFiles::default()).open(Arc::new(manifest.clone()), None));
     let release = release.unwrap();
     let (mut content, mut documents) = (ContentSum::default(), 0);
     for place in release.live_rows() {

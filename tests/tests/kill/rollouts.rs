@@ -356,7 +356,7 @@ fn assert_answers(folder: &Folder, lineage: &str, accepted: u64) -> usize {
             .collect();
         let shown: Vec<_> = differing
             .iter()
-            .map(|id| (id, wanted.get(**id), held.get(**id)))
+            .map(|id| (id, wanted.get(*id), held.get(*id)))
             .collect();
         assert!(shown.is_empty(), "{lineage}, {filter}: {shown:#?}");
         seen += held.len();

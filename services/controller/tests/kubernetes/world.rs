@@ -111,6 +111,7 @@ impl World {
                 documents: 3_000,
                 live_bytes: 3_000,
                 deleted: 0,
+                erased_bytes: 0,
             }),
         }
     }
