@@ -426,7 +426,7 @@ fn the_status_of_an_erase_survives_a_damaged_kept_release_and_so_does_the_remova
         .join("store/products")
         .join(first["manifest"]["path"].as_str().unwrap());
     std::fs::remove_file(&path).unwrap();
-    let _damaged = std::fs::write(&path, "{").unwrap();
+    std::fs::write(&path, "{").unwrap();
     let status = folder.run(&["erase", "--status", "s-1"]).with_code(0);
     let releases = status["erasures"][0]["releases"].as_array().unwrap();
     assert!(

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::commit::Commit;
@@ -156,7 +157,7 @@ type Edit = &'static dyn Fn(&Pointer) -> Result<Pointer, EditRefused>;
 pub(super) struct Swing {
     pub(super) nonce: String,
     pub(super) purpose: Arc<Purpose>,
-    pub(super) commit: Arc<Commit<Edit>>,
+    pub(super) commit: Rc<Commit<Edit>>,
     /// Of purpose and nonce.
     pub(super) digest: Digest,
     /// What was sent last, and which pointer it follows.
@@ -175,7 +176,7 @@ impl Swing {
                 .or_insert_with(|| Box::leak(Box::new(move |pointer: &Pointer| purpose.edit(pointer, &nonce))))
         });
         Self {
-            commit: Arc::new(Commit::new(nonce.to_owned(), edit)),
+            commit: Rc::new(Commit::new(nonce.to_owned(), edit)),
             nonce: nonce.to_owned(),
             purpose,
             digest,
