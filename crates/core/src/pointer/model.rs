@@ -275,7 +275,7 @@ impl World {
             }
         };
         let swing = self.swing_of(who);
-        Arc::make_mut(&mut swing.commit).reply(reply);
+        std::rc::Rc::make_mut(&mut swing.commit).reply(reply);
         match swing.commit.step() {
             Step::Done(outcome) => {
                 let nonce = swing.nonce.clone();
