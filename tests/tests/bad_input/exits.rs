@@ -40,7 +40,7 @@ fn each_documented_exit_code_is_given() {
     );
     for arguments in [
         &["nonsense"][..],
-        &["search"],
+        &["search", "--top-k", "5"],
         &["search", "x", "--mode", "sideways"],
         &["ingest"],
     ] {
