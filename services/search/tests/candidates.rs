@@ -60,7 +60,7 @@ impl Numbers {
 
 fn settings() -> Settings {
     let mut settings = hash_settings(16);
-    settings.ann.ef_search = 64;
+    settings.ann.ef_search = 24;
     settings
 }
 
