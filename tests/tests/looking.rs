@@ -10,9 +10,13 @@ const CATALOG: &str = concat!(
 );
 
 fn changed() -> (Folder, Server) {
+    changed_in(Folder::create_collection)
+}
+
+fn changed_in(create: impl Fn(&Folder)) -> (Folder, Server) {
     let folder = Folder::new();
     let server = folder.up();
-    folder.create_collection();
+    create(&folder);
     let file = folder.file("catalog.jsonl", CATALOG);
     let _told = folder.run(&["ingest", &file, "--wait"]).with_code(0);
     let _told = folder
@@ -170,7 +174,12 @@ fn events_that_wait_or_were_set_aside_are_told_with_the_reason() {
 
 #[test]
 fn a_document_is_told_in_both_lineages_with_its_rank_in_each() {
-    let (folder, _server) = changed();
+    let (folder, _server) = changed_in(|folder| {
+        let settings = r#"{"embedder":{"provider":"hash","dimension":64},"rollout":{"promotion":"manual"}}"#;
+        let by_hand = folder.file("by-hand.json", settings);
+        let made = folder.run(&["collections", "create", "products", "--settings", &by_hand]);
+        assert_eq!(made.code, 0, "{}", made.text);
+    });
     let alone = folder.run(&["explain-document", "a"]).with_code(0);
     let roles: Vec<&Value> = alone["lineages"]
         .as_array()
