@@ -362,7 +362,7 @@ impl Turn<'_> {
     fn erasing_context(&self, settings: &Settings) -> MergeContext {
         MergeContext {
             scratch: self.deps.scratch.clone(),
-            id: ulid::Ulid::generate().into(),
+            id: crate::fresh_name(&self.deps.clock).into(),
             index_type: settings.ann.index_type,
             text: settings.text.clone(),
             threads: 1,

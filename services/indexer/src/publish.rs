@@ -149,7 +149,7 @@ impl Turn<'_> {
         }
         if change.as_candidate {
             // A family of its own: readers of the active one do not follow it.
-            edited.manifest.lineage = LineageId::from(ulid::Ulid::generate());
+            edited.manifest.lineage = LineageId::from(fresh_name(&self.deps.clock));
         }
         let _candidate_written = self.handle.begin_writing(edited.manifest.path(&nonce));
         let settings = self.wanted_settings.clone();
