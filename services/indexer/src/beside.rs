@@ -42,6 +42,8 @@ const BUILD_RETRY: Duration = Duration::from_secs(5);
 /// What lies beside the active lineage.
 pub(crate) struct Beside<'a> {
     seen: Option<Tag>,
+    /// What the pointer says of the other lineage, whether or not it can be opened.
+    named: Option<Named>,
     pub(crate) other: Option<Other>,
     pub(crate) build: Option<Build>,
     part: Option<(PartJob, BeingWritten<'a>)>,
@@ -60,8 +62,26 @@ pub(crate) struct Other {
     pub(crate) settings: Settings,
     pub(crate) reference: SettingsReference,
     pub(crate) merges: Merges,
+}
+
+struct Named {
+    generation: u64,
+    is_candidate: bool,
     /// Whether it never answered. One that was returned from may be ahead too, and nobody waits for that one.
-    pub(crate) is_new: bool,
+    is_new: bool,
+}
+
+impl Named {
+    fn of(pointer: &Pointer) -> Option<Self> {
+        let other = pointer.other.as_ref()?;
+        let is_candidate = other.role == LineageRole::Candidate;
+        let answered = pointer.served.iter().any(|served| served.lineage == other.lineage);
+        Some(Self {
+            generation: other.generation,
+            is_candidate,
+            is_new: is_candidate && !answered,
+        })
+    }
 }
 
 impl Other {
@@ -80,6 +100,7 @@ impl<'a> Beside<'a> {
         let now = Instant::now();
         Ok(Self {
             seen: None,
+            named: Named::of(pointer),
             other: opened(deps, name, pointer).await,
             build: pointer.builds.first().cloned(),
             part: None,
@@ -94,7 +115,7 @@ impl<'a> Beside<'a> {
 
     /// How soon to look at the pointer again.
     pub(crate) fn look_in(&self) -> Duration {
-        if self.other.is_some() || self.build.is_some() {
+        if self.named.is_some() || self.other.is_some() || self.build.is_some() {
             LOOK
         } else {
             LOOK_SELDOM
@@ -188,13 +209,11 @@ async fn open(
         .clone()
         .unwrap_or_else(|| manifest.settings.clone());
     let settings = objects::settings(&*deps.store, name, &reference).await?;
-    let answered = pointer.served.iter().any(|served| served.lineage == other.lineage);
     Ok(Other {
         release: deps.opener.open(Arc::new(manifest), None).await?,
         settings,
         reference,
         merges: Merges::default(),
-        is_new: other.role == LineageRole::Candidate && !answered,
     })
 }
 
@@ -250,12 +269,23 @@ impl Turn<'_> {
     /// Whether a candidate is ahead of what answers: until it is promoted or given up, nothing more is published.
     pub(crate) fn awaits_promotion(&self) -> bool {
         let newest = self.head.manifest().generation;
-        let ahead = |other: &Other| other.is_new && other.release.manifest().generation > newest;
-        self.beside.other.as_ref().is_some_and(ahead)
+        let ahead = |named: &Named| named.is_new && named.generation > newest;
+        self.beside.named.as_ref().is_some_and(ahead)
+    }
+
+    /// Whether the next window has to wait: it would be a candidate, and there is one, or one is being built.
+    pub(crate) fn awaits_room(&self) -> bool {
+        let is_taken = self.beside.named.as_ref().is_some_and(|named| named.is_candidate);
+        self.publishes_candidates() && (is_taken || self.beside.build.is_some())
     }
 
     pub(crate) async fn candidate_published(&mut self, release: Arc<Release>) {
         self.beside.stop().await;
+        self.beside.named = Some(Named {
+            generation: release.manifest().generation,
+            is_candidate: true,
+            is_new: true,
+        });
         tracing::info!(
             collection = %self.name, lineage = %release.manifest().lineage,
             generation = release.manifest().generation, "a window was published as a candidate"
@@ -265,7 +295,6 @@ impl Turn<'_> {
             settings: self.settings.clone(),
             reference: self.wanted_settings.clone(),
             merges: Merges::default(),
-            is_new: true,
         });
     }
 
@@ -295,6 +324,7 @@ impl Turn<'_> {
         if let Some(active) = pointer.active.as_ref().filter(|active| active.lineage != *head) {
             return Err(CommitError::Refused(EditRefused::LineageMoved(active.lineage.clone())).into());
         }
+        self.beside.named = Named::of(&pointer);
         let named = pointer.other.as_ref().map(|other| &other.lineage);
         if named != self.other_lineage() {
             self.beside.stop().await;
@@ -537,7 +567,6 @@ impl Turn<'_> {
             settings: between.to,
             reference: build.settings.clone(),
             merges: Merges::default(),
-            is_new: true,
         });
         let named = self.follow(PublishReason::Rebuild, bytes).await;
         if named.is_err() {

@@ -84,6 +84,11 @@ impl Erasing {
             .then(|| self.next_step.saturating_duration_since(Instant::now()).max(STEP))
     }
 
+    /// Those whose bytes may be somewhere.
+    pub(crate) fn pending(&self) -> Arc<BTreeSet<String>> {
+        self.pending.clone()
+    }
+
     /// Whether bytes of erased documents may be in something that is named.
     pub(crate) fn is_pending(&self) -> bool {
         !self.pending.is_empty()

@@ -62,7 +62,8 @@ impl Turn<'_> {
             to: other.settings.clone(),
         };
         let settings = other.settings.clone();
-        let taken = blocking(move || take_over(&head, &follower, &between)).await??;
+        let erased = self.erasing.pending();
+        let taken = blocking(move || take_over(&head, &follower, &between, &erased)).await??;
         let sources: Vec<&VectorSource> = taken.rows.iter().map(|row| &row.vector).collect();
         let embedder = if Self::needs_model(sources.iter().copied()) {
             embedder_of(self.deps, &settings).await?
@@ -231,8 +232,7 @@ impl Turn<'_> {
 
     async fn both_published(&mut self, active: Edited, other: Edited, is_named: bool) -> Result<(), IndexerError> {
         let generation = active.manifest.generation;
-        self.generation = generation;
-        self.head = self.reopened(active.manifest, &self.head).await?;
+        let head = self.reopened(active.manifest, &self.head).await?;
         match &self.beside.other {
             Some(follower) if is_named => {
                 let release = self.reopened(other.manifest, &follower.release).await?;
@@ -246,6 +246,8 @@ impl Turn<'_> {
                 self.beside.other = None;
             }
         }
+        // All together: where one cannot be opened, what would be made from the old ones is refused.
+        (self.head, self.generation) = (head, generation);
         self.deps.metrics.followed(self.name);
         self.handle.progress.begin(Published {
             sequence: self.head.manifest().checkpoint.sequence,

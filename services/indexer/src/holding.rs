@@ -107,8 +107,8 @@ impl Turn<'_> {
         })
         .await?;
         let before = self.head.clone();
-        self.generation = edited.manifest.generation;
         self.head = self.deps.opener.open(Arc::new(edited.manifest), Some(&before)).await?;
+        self.generation = self.head.manifest().generation;
         // It holds what is being gone back from.
         self.beside.stop().await;
         self.beside.other = None;

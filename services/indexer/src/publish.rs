@@ -174,9 +174,11 @@ impl Turn<'_> {
             }
         })
         .await?;
-        self.generation = edited.manifest.generation;
+        let generation = edited.manifest.generation;
         let release = self.deps.opener.open(Arc::new(edited.manifest), Some(&self.head));
+        // With the head and not before: where it cannot be opened, what would be made from the old head is refused.
         let release = release.await?;
+        self.generation = generation;
         if change.as_candidate {
             self.candidate_published(release).await;
             return Ok(false);

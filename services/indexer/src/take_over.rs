@@ -3,7 +3,7 @@
 //! States are copied byte by byte, with the generation that wrote them, so that `content` stays the same. Only vectors
 //! may be made anew. Synchronous: it reads mapped files and belongs on a blocking thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roaring::RoaringBitmap;
 use serde_json::{Map, Value};
@@ -48,8 +48,14 @@ pub(crate) struct Found {
     pub(crate) exists: bool,
 }
 
-/// What `active` wrote after the generation of `follower`, as rows of the follower.
-pub(crate) fn take_over(active: &Release, follower: &Release, between: &Between) -> Result<Taken, EngineError> {
+/// What `active` wrote after the generation of `follower`, as rows of the follower; and documents of `erased` as `active`
+/// has them: a follower that was ahead has taken events for them that are set aside when they are read again.
+pub(crate) fn take_over(
+    active: &Release,
+    follower: &Release,
+    between: &Between,
+    erased: &BTreeSet<String>,
+) -> Result<Taken, EngineError> {
     let manifest = follower.manifest();
     let since = manifest.generation;
     let mut taken = Taken {
@@ -68,7 +74,40 @@ pub(crate) fn take_over(active: &Release, follower: &Release, between: &Between)
             }
         }
     }
+    for id in erased {
+        let (ours, theirs) = (active.find(id), follower.find(id));
+        let ours = ours.map(|place| Ok::<_, EngineError>((place, found(active, place, &between.from)?)));
+        let Some(theirs) = theirs.map(|place| found(follower, place, &between.to)).transpose()? else {
+            continue;
+        };
+        match ours.transpose()? {
+            None => {
+                forget(id, follower, between, &mut taken)?;
+            }
+            Some((place, ours)) if ours.row.generation <= since && ours.state.digest() != theirs.state.digest() => {
+                take_one(active, place, follower, between, &mut taken)?;
+            }
+            Some(_) => {}
+        }
+    }
     Ok(taken)
+}
+
+/// The follower's row of a document dies; where it is, and the document.
+fn forget(
+    id: &str,
+    follower: &Release,
+    between: &Between,
+    taken: &mut Taken,
+) -> Result<Option<(RowPlace, Option<Map<String, Value>>)>, EngineError> {
+    let Some(old) = follower.find(id) else { return Ok(None) };
+    let before = found(follower, old, &between.to)?;
+    let part = &follower.segments()[old.segment];
+    let dead = taken.dead.entry(part.segment.id().clone());
+    dead.or_insert_with(|| (*part.dead).clone()).insert(old.row);
+    taken.content.remove(&before.state.digest());
+    taken.documents -= u64::from(before.exists);
+    Ok(Some((old, before.row.document)))
 }
 
 fn take_one(
@@ -79,16 +118,8 @@ fn take_one(
     taken: &mut Taken,
 ) -> Result<(), EngineError> {
     let found = found(active, place, &between.from)?;
-    let mut old_document = None;
-    if let Some(old) = follower.find(&found.row.id) {
-        let before = self::found(follower, old, &between.to)?;
-        let part = &follower.segments()[old.segment];
-        let dead = taken.dead.entry(part.segment.id().clone());
-        dead.or_insert_with(|| (*part.dead).clone()).insert(old.row);
-        taken.content.remove(&before.state.digest());
-        taken.documents -= u64::from(before.exists);
-        old_document = before.row.document.map(|document| (old, document));
-    }
+    let old_document = forget(&found.row.id, follower, between, taken)?;
+    let old_document = old_document.and_then(|(old, document)| Some((old, document?)));
     taken.content.add(&found.state.digest());
     taken.documents += u64::from(found.exists);
     let old = old_document.as_ref().map(|(old, document)| (follower, *old, document));

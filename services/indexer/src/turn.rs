@@ -280,7 +280,7 @@ impl<'a> Turn<'a> {
                 merged = self.merges.finished() => self.commit_merge(merged).await?,
                 () = look => self.look_beside().await?,
                 done = self.beside.finished() => self.commit_beside(done).await?,
-                window = &mut window => {
+                window = &mut window, if !self.awaits_room() => {
                     let window = window?;
                     return tokio::select! {
                         biased;

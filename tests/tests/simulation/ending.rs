@@ -73,6 +73,11 @@ impl Story {
             if n % 8 == 7 {
                 self.goes_on(&pointer);
             }
+            if n % 100 == 99 {
+                // Those who do not see that they lost their turn never do anything again.
+                self.owners.clear();
+                self.begin_owner();
+            }
             if n % 4 == 3 && self.awaits_promotion(&pointer) {
                 self.owner_acts().await?;
             }
@@ -93,10 +98,14 @@ impl Story {
         ))
     }
 
-    /// Whether a window waits as a candidate: nothing is published until an owner decides.
+    /// Whether a window waits as a candidate, or for the place of one: nothing is published until an owner decides.
     fn awaits_promotion(&self, pointer: &Pointer) -> bool {
         let newest = pointer.active.as_ref().map(|active| active.generation);
-        pointer.other.as_ref().map(|other| other.generation) > newest
+        let settings = self.settings_of(&pointer.settings);
+        let tells = settings.is_some_and(|settings| settings.window.candidate_seconds > 0);
+        let other = pointer.other.as_ref();
+        other.map(|other| other.generation) > newest
+            || tells && other.is_some_and(|other| other.role == LineageRole::Candidate)
     }
 
     fn is_at_rest(&self, pointer: &Pointer) -> bool {

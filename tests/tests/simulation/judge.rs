@@ -310,6 +310,7 @@ impl Judge {
             "release {} by {} ({:?})",
             manifest.generation, swing.by, manifest.reason
         );
+        self.disk.tell(|| shown.clone());
         let fits = manifest.generation == after.generation && active.generation == after.generation;
         hold(fits, || format!("I-3: {shown} as generation {}", after.generation))?;
         let parent = before.active.as_ref().map(|active| active.generation);
