@@ -16,6 +16,7 @@ mod golden;
 mod ingest;
 mod lines;
 mod logged;
+mod reading;
 mod rebuild;
 mod rejected;
 mod releases;
