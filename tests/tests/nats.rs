@@ -189,6 +189,34 @@ async fn harm(harm: Harm, server: &mut Server, roles: &mut Roles) -> Outside {
     outside
 }
 
+/// What must be there after the feed, in a release that holds this position.
+fn check_documents(roles: &Roles, position: &str) {
+    let title = |id: &str| roles.document(id, position).map(|document| document["title"].clone());
+    let expect = [
+        ("a", Some("table saw 2")),
+        ("b", Some("hose reel")),
+        ("c", Some("desk lamp")),
+        ("d", None),
+        ("kept", Some("angle grinder")),
+        ("lost", None),
+        ("late", Some("cement mixer")),
+    ];
+    for (id, expect) in expect {
+        assert_eq!(
+            title(id),
+            expect.map(Value::from),
+            "{id}, as the feed and what came later"
+        );
+    }
+    for id in ["x", "z", "unread-19"] {
+        assert_eq!(
+            title(id),
+            None,
+            "{id} was published before the feed, which lacks it, and read after it"
+        );
+    }
+}
+
 /// Goal: a stream that is not the one that was read stops the indexer with an alarm while every search is answered, and a
 /// full feed repairs the collection: what the feed lacks is deleted as of its moment, what came later survives.
 async fn harmed_and_repaired(test: &str, layout: Layout, what: Harm) {
@@ -234,30 +262,7 @@ async fn harmed_and_repaired(test: &str, layout: Layout, what: Harm) {
     let told = roles.resync(&feed.map(|(id, title)| json!({"id": id, "title": title})), &moment);
     assert_eq!(told["rejected"], 0, "{told}");
     let position = told["position"].as_str().unwrap();
-    let title = |id: &str| roles.document(id, position).map(|document| document["title"].clone());
-    let expect = [
-        ("a", Some("table saw 2")),
-        ("b", Some("hose reel")),
-        ("c", Some("desk lamp")),
-        ("d", None),
-        ("kept", Some("angle grinder")),
-        ("lost", None),
-        ("late", Some("cement mixer")),
-    ];
-    for (id, expect) in expect {
-        assert_eq!(
-            title(id),
-            expect.map(Value::from),
-            "{id}, as the feed and what came later"
-        );
-    }
-    for id in ["x", "z", "unread-19"] {
-        assert_eq!(
-            title(id),
-            None,
-            "{id} was published before the feed, which lacks it, and read after it"
-        );
-    }
+    check_documents(&roles, position);
     assert_eq!(roles.standstill(), None);
     assert_eq!(roles.metric("verdigris_indexer_standstill"), 0.0);
     assert_eq!(roles.doctor(), Vec::<String>::new());
