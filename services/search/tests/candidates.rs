@@ -60,6 +60,7 @@ impl Numbers {
 
 fn settings() -> Settings {
     let mut settings = hash_settings(16);
+    // With 64 an exact scan of so few rows is cheaper than a walk, and no graph is asked.
     settings.ann.ef_search = 24;
     settings
 }
