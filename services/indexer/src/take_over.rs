@@ -76,18 +76,15 @@ pub(crate) fn take_over(
     }
     for id in erased {
         let (ours, theirs) = (active.find(id), follower.find(id));
-        let ours = ours.map(|place| Ok::<_, EngineError>((place, found(active, place, &between.from)?)));
-        let Some(theirs) = theirs.map(|place| found(follower, place, &between.to)).transpose()? else {
+        let theirs = theirs.map(|place| found(follower, place, &between.to)).transpose()?;
+        let Some(place) = ours else {
+            forget(id, follower, between, &mut taken)?;
             continue;
         };
-        match ours.transpose()? {
-            None => {
-                forget(id, follower, between, &mut taken)?;
-            }
-            Some((place, ours)) if ours.row.generation <= since && ours.state.digest() != theirs.state.digest() => {
-                take_one(active, place, follower, between, &mut taken)?;
-            }
-            Some(_) => {}
+        let ours = found(active, place, &between.from)?;
+        let is_same = theirs.is_some_and(|theirs| theirs.state.digest() == ours.state.digest());
+        if ours.row.generation <= since && !is_same {
+            take_one(active, place, follower, between, &mut taken)?;
         }
     }
     Ok(taken)
