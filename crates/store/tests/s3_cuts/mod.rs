@@ -1,5 +1,5 @@
-//! The commit protocol on S3: with faults at every call, with connections cut at every place, and with writes that
-//! arrive long after their writer gave them up.
+//! The commit protocol on S3: with faults at every call, with connections cut at every place, with writes that arrive
+//! long after their writer gave them up, and with names that others took meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use verdigris_store::commit::Patience;
 use verdigris_store::faults::{self, FaultyStore};
 use verdigris_store::fetch::verify_release;
 use verdigris_store::s3::S3Store;
-use verdigris_store::{CommitError, Store, collection};
+use verdigris_store::{Body, CommitError, Get, Precondition, Store, StoreError, collection};
 
-use crate::connect;
 use crate::ministack::{Ministack, options, shared};
 use crate::proxy::{Deed, Fault, Proxy, Side};
 use crate::world::{claim, create, draft, head, name, publish, publish_patiently};
+use crate::{InParts, connect, content};
 
 async fn pointer(store: &dyn Store) -> Pointer {
     collection::pointer(store, &name()).await.expect("whole").pointer
@@ -260,4 +260,39 @@ async fn a_swing_told_as_unknown_may_land_later_and_is_found_then() {
     let now = pointer(&paused.truth).await;
     assert!(now.remembers("sleeper-publish") && now.generation == 1);
     check_active(&paused.truth, &now, "landed later").await;
+}
+
+/// Goal: an object of another is never taken for ours. Method: another has taken the name; the call that puts our parts
+/// together is lost on its way, and what is sent then is refused, as it would be if the lost one had been made.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_another_is_not_taken_for_an_upload_of_ours_that_was_lost() {
+    let test = "an_object_of_another_is_not_taken_for_an_upload_of_ours_that_was_lost";
+    let Some(world) = InParts::begin(test, "anothers").await else {
+        return;
+    };
+    let whole = |length: usize| content().into_iter().take(length).collect::<Vec<u8>>();
+    for (n, before) in [b"small".to_vec(), whole(3_000_000)].into_iter().enumerate() {
+        // One that went up in one piece has no mark, one in parts has another's.
+        let (key, theirs) = (format!("large/{n}"), world.file(&before));
+        let put = world.store.put(&key, Body::File(theirs), Precondition::Absent).await;
+        put.expect("written");
+        world.proxy.arm(Fault {
+            method: "POST",
+            path: "uploadId",
+            side: Side::Request,
+            at: 30,
+            deed: Deed::Cut,
+            times: 1,
+        });
+        let ours = world.file(&whole(2_000_000));
+        let put = world.store.put(&key, Body::File(ours.clone()), Precondition::Absent);
+        let error = put.await.expect_err("it is not ours");
+        assert_eq!(world.proxy.disarm(), 1, "it was met");
+        assert!(matches!(error, StoreError::NoAnswer { .. }), "{error:?}");
+        assert!(ours.exists(), "it was not taken");
+        let Get::Found { bytes, .. } = world.store.get(&key, None).await.expect("read") else {
+            panic!("no tag was given")
+        };
+        assert!(bytes == before, "what was there stays");
+    }
 }
