@@ -22,7 +22,7 @@ use verdigris_store::{collection as objects, commit};
 
 use crate::error::{IndexerError, chain, reason_of_store};
 use crate::ingest::{accept, name_of, settings_of, status_of_bus, status_of_read};
-use crate::resync::Resync;
+use crate::resync::{Dated, Resync};
 use crate::shown::{parsed_settings, position_of, replayed, shown_letter, status_of_commit};
 use crate::{Command, Indexer};
 
@@ -414,7 +414,11 @@ impl AdminService for AdminRpc {
             kind: settings.revision,
             revision: Revision(revision),
         };
-        let mut resync = Resync::begin(self.indexer.clone(), name, moment).await?;
+        let told = match settings.revision {
+            RevisionKind::EventTime if first.feed_time.is_empty() => Dated::ByClock,
+            _ => Dated::ByCaller,
+        };
+        let mut resync = Resync::begin(self.indexer.clone(), name, (moment, told)).await?;
         let mut message = first;
         loop {
             resync.documents(message.documents).await?;

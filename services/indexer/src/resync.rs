@@ -31,11 +31,21 @@ const UNREAD: ReadLimits = ReadLimits {
     bytes: 8 << 20,
 };
 
+/// Who says of which moment a feed is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dated {
+    /// The caller: what is older and lacking is gone, whether anybody has read of it or not.
+    ByCaller,
+    /// Nobody, so that it is taken for one of now. It may be older: an event that nobody has read yet stays.
+    ByClock,
+}
+
 /// A resync under way.
 pub(crate) struct Resync {
     indexer: Arc<Indexer>,
     name: CollectionName,
     moment: FeedMoment,
+    dated: Dated,
     release: Option<Arc<Release>>,
     seen: BTreeSet<String>,
     index: u64,
@@ -48,7 +58,11 @@ pub(crate) struct Resync {
 
 impl Resync {
     /// Opens the release that the feed is compared with.
-    pub(crate) async fn begin(indexer: Arc<Indexer>, name: CollectionName, moment: FeedMoment) -> Result<Self, Status> {
+    pub(crate) async fn begin(
+        indexer: Arc<Indexer>,
+        name: CollectionName,
+        (moment, dated): (FeedMoment, Dated),
+    ) -> Result<Self, Status> {
         let store = &*indexer.deps().store;
         let pointer = objects::pointer(store, &name)
             .await
@@ -75,6 +89,7 @@ impl Resync {
             indexer,
             name,
             moment,
+            dated,
             release,
             seen,
             index: 0,
@@ -129,7 +144,10 @@ impl Resync {
             );
             return Err(Reason::InvalidArgument.status_for_field("documents", message));
         }
-        let mut lacking = self.unread().await?;
+        let mut lacking = match self.dated {
+            Dated::ByCaller => self.unread().await?,
+            Dated::ByClock => Vec::new(),
+        };
         if let Some(release) = self.release.clone() {
             let (seen, moment) = (std::mem::take(&mut self.seen), self.moment);
             let work = tokio::task::spawn_blocking(move || deletes(&release, &seen, moment)).await;
