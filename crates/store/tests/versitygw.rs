@@ -1,12 +1,15 @@
 //! The store on S3 against versitygw, the server of the cluster tests, which is stricter than the one of the other tests:
 //! it knows its keys, and checks signatures and checksums. Where it is not built, the test says so and ends.
 //!
-//! Deliberately absent: cut connections and the commit protocol, which `s3.rs` tries behind a proxy.
+//! Deliberately absent: the commit protocol, which `s3.rs` tries behind a proxy.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::print_stdout,
     reason = "what was skipped and what was tried is part of what a test tells"
 )]
+
+#[expect(dead_code, reason = "one kind of cut is all that is needed here")]
+mod proxy;
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -17,6 +20,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use proxy::{Deed, Fault, Proxy, Side};
 use verdigris_store::conformance::{CASES, Fixture};
 use verdigris_store::s3::{Keys, S3Options, S3Store};
 use verdigris_store::{Body, Get, Precondition, Store, StoreError};
@@ -187,4 +191,32 @@ async fn a_large_file_goes_to_versitygw_in_parts_and_takes_no_name_that_is_taken
         )
         .await;
     swapped.expect("the tag of parts is one to swap by");
+}
+
+/// Goal: an upload that was put together without our hearing of it is ours. Method: no answer to that call ever arrives,
+/// however often it is made (who makes it once more is answered as before), so that only the mark on the object tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_completion_was_not_answered_is_known_by_its_mark() {
+    let test = "an_upload_whose_completion_was_not_answered_is_known_by_its_mark";
+    let Some(server) = Versitygw::start(test) else { return };
+    let proxy = Proxy::start((Ipv4Addr::LOCALHOST, server.port).into()).await;
+    let mut options = server.options("marked");
+    options.endpoint = Some(format!("http://{}", proxy.address));
+    options.multipart_above = 1 << 20;
+    options.part_bytes = S3Options::PART_BYTES_MIN;
+    let store = S3Store::connect(options).await.expect("connected");
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("file");
+    std::fs::write(&path, vec![7; 6_000_000]).expect("written");
+    proxy.arm(Fault {
+        method: "POST",
+        path: "uploadId",
+        side: Side::Answer,
+        at: 0,
+        deed: Deed::Cut,
+        times: 1_000,
+    });
+    let put = store.put("a", Body::File(path), Precondition::Absent).await;
+    assert_eq!(proxy.disarm(), 1, "it was looked for before it was sent again");
+    put.expect("it is ours, and there");
 }
