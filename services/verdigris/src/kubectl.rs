@@ -244,7 +244,9 @@ async fn promoted(
 /// Whether the controller has seen the spec as it is, and nothing more happens by itself.
 fn is_settled(collection: &Collection) -> bool {
     let Some(status) = &collection.status else { return false };
-    Some(status.observed_generation) == collection.metadata.generation && !is_moving(&status.phase)
+    // Empty without a reason: the controller has only begun.
+    let has_begun = status.phase == "Empty" && status.message.is_empty();
+    !has_begun && Some(status.observed_generation) == collection.metadata.generation && !is_moving(&status.phase)
 }
 
 fn told(collection: &Collection, output: &Output) -> Result<(), CommandError> {
@@ -338,6 +340,25 @@ mod tests {
     #[test]
     fn the_arguments_hold_together() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_collection_is_settled_once_its_spec_was_seen_and_nothing_moves() {
+        let check = |phase: &str, message: &str, seen: i64, expect: bool| {
+            let collection: Collection = serde_json::from_value(json!({
+                "apiVersion": "verdigris.dev/v1alpha1", "kind": "Collection",
+                "metadata": {"name": "products", "generation": 2},
+                "spec": {"store": {"url": "s3://b"}, "collections": {"name": "products"}, "image": "i"},
+                "status": {"phase": phase, "message": message, "observedGeneration": seen},
+            }))
+            .unwrap();
+            assert_eq!(is_settled(&collection), expect, "{phase} {message:?} at {seen}");
+        };
+        check("Steady", "", 2, true);
+        check("Steady", "", 1, false);
+        check("Warming", "", 2, false);
+        check("Empty", "", 2, false);
+        check("Empty", "nothing was published yet", 2, true);
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub(crate) async fn every_verb_says_how_it_ended(world: World) {
     // Nobody looks after it yet.
     plugin.run("status products --wait --timeout 0", 4).await;
     let controller = world.start_controller("one");
+    world.until_phase("Steady").await;
     let steady = plugin.run("status products --wait --timeout 120", 0).await;
     assert_eq!((&steady["phase"], &steady["lineage"]), (&json!("Steady"), &json!("a")));
     let listed = plugin.run("get", 0).await;
