@@ -2,4 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod process;
+pub mod servers;
 pub mod watch;

@@ -6,8 +6,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 #![allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 
-#[path = "processes/servers.rs"]
-mod servers;
+#[path = "processes/cache.rs"]
+mod cache;
+#[path = "processes/outages.rs"]
+mod outages;
+mod searching;
+#[path = "processes/telling.rs"]
+mod telling;
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -21,6 +26,7 @@ use verdigris_proto::search::pod_service_client::PodServiceClient;
 use verdigris_proto::search::search_service_client::SearchServiceClient;
 use verdigris_proto::search::{DemoteRequest, GetPodRequest, SearchRequest};
 use verdigris_tests::process::{Folder, Server};
+use verdigris_tests::servers;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const SETTINGS: &str =
@@ -179,12 +185,11 @@ fn four_processes_over_one_store_converge_whichever_of_them_is_killed() {
 // The same over real servers: releases come from S3 into the cache of each process, events from JetStream.
 #[test]
 fn four_processes_over_s3_and_nats_converge_whichever_of_them_is_killed() {
-    let find = |path| servers::executable("four_processes_over_s3_and_nats_converge", path);
-    let (Some(s3), Some(nats)) = (find("ministack/bin/ministack"), find("nats/bin/nats-server")) else {
+    let test = "four_processes_over_s3_and_nats_converge_whichever_of_them_is_killed";
+    let (Some(s3), Some(nats)) = (servers::Server::s3(test), servers::Server::nats(test)) else {
         return;
     };
-    let (s3, nats) = (servers::s3(&s3), servers::nats(&nats));
-    converge(Roles::over(&servers::environment(&s3, &nats)));
+    converge(Roles::over(&[s3.environment(), nats.environment()].concat()));
 }
 
 fn converge(mut roles: Roles) {
@@ -325,6 +330,11 @@ fn a_demoted_search_process_sheds_its_connections_and_fails_no_search() {
             before.collections.iter().all(|collection| collection.warm),
             "{before:?}"
         );
+        let began = Instant::now();
+        while pods.get_pod(GetPodRequest {}).await.unwrap().into_inner().connections < CLIENTS {
+            assert!(began.elapsed() < PATIENCE, "clients are connected and not accepted");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let time = Some(Duration::from_secs(60).try_into().unwrap());
         let demote = DemoteRequest { time, share: None };
         let told = pods.demote(demote).await.unwrap().into_inner();

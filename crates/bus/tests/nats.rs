@@ -5,6 +5,8 @@
 
 mod server;
 
+#[path = "nats/batches.rs"]
+mod batches;
 #[path = "nats/ending.rs"]
 mod ending;
 #[path = "nats/lost.rs"]

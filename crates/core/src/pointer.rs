@@ -9,6 +9,7 @@ mod holding;
 #[cfg(test)]
 mod model;
 mod rollout;
+mod settings;
 mod staging;
 
 use serde::{Deserialize, Serialize};
@@ -443,6 +444,9 @@ pub enum EditRefused {
     /// Something that is named may hold bytes of erased documents.
     #[error("something that is named may hold bytes of erased documents")]
     NotClean,
+    /// What new settings were chosen by has changed.
+    #[error("other settings, or another lineage with settings of its own, came meanwhile")]
+    SettingsMoved,
     /// Promotion is not held.
     #[error("promotion is not held")]
     PromotionNotHeld,
@@ -557,42 +561,6 @@ impl Pointer {
         let may_return = |rejected: &RejectedEvents| next.kept.iter().any(|kept| kept.checkpoint < rejected.to);
         next.rejected = next.rejected.take().filter(may_return);
         Ok(next)
-    }
-
-    /// New settings, to be put into force by the next publish; those of the lineage beside, whose rows were written by
-    /// others, come with them.
-    pub fn set_settings(
-        &self,
-        settings: SettingsReference,
-        beside: Option<(LineageId, SettingsReference)>,
-        nonce: String,
-        now: Timestamp,
-    ) -> Result<Self, EditRefused> {
-        self.check_deleted()?;
-        let mut next = self.next(nonce, now);
-        next.settings = settings;
-        if let Some((lineage, settings)) = beside {
-            if next.other.as_ref().is_some_and(|other| other.lineage == lineage) {
-                next.other_settings = Some(settings);
-            } else if let Some(build) = next.builds.iter_mut().find(|build| build.lineage == lineage) {
-                build.settings = settings;
-            }
-        }
-        Ok(next)
-    }
-
-    /// The lineage beside the active one, built or named, and its settings.
-    pub fn beside(&self) -> Option<(&LineageId, &SettingsReference)> {
-        let build = self.builds.first().map(|build| (&build.lineage, &build.settings));
-        let other = self.other.as_ref();
-        let other = other.map(|other| (&other.lineage, self.other_settings.as_ref().unwrap_or(&self.settings)));
-        other.or(build)
-    }
-
-    /// The highest version of settings that this pointer names.
-    pub fn newest_settings_version(&self) -> u64 {
-        let beside = self.beside().map_or(0, |(_, settings)| settings.version);
-        self.settings.version.max(beside)
     }
 
     /// The writer says goodbye.

@@ -52,12 +52,15 @@ pub fn lacking(moment: FeedMoment, state: &DocumentState) -> Option<Event> {
 
 /// The same, for a caller that has the stamp of the document's floor at hand and not its state.
 pub fn delete_of(moment: FeedMoment, id: &DocumentId, floor: Stamp) -> Option<Event> {
-    if floor.revision > moment.revision {
-        return None;
-    }
+    (floor.revision <= moment.revision).then(|| unread(moment, id))
+}
+
+/// The event for a document of which nobody has read more than that the log has events about it, and that the feed lacks.
+/// Where these are later than the feed, it changes nothing.
+pub fn unread(moment: FeedMoment, id: &DocumentId) -> Event {
     let mut event = Event::delete(id.clone());
     set_revision(&mut event, moment);
-    Some(event)
+    event
 }
 
 /// Whether the release has something that would win over the fed document under its own revision, and yet is not newer

@@ -130,6 +130,10 @@ impl Embedder for CachedEmbedder {
     fn tokens(&self) -> u64 {
         self.inner.tokens()
     }
+
+    fn tokens_of(&self, text: &str) -> u64 {
+        self.inner.tokens_of(text)
+    }
 }
 
 /// Ranges of texts, given their bytes, that stay within the budget (or are one text).

@@ -61,6 +61,11 @@ pub trait Embedder: Send + Sync {
     fn tokens(&self) -> u64 {
         0
     }
+
+    /// Tokens that the model reads of a text, 0 where nobody counts.
+    fn tokens_of(&self, _text: &str) -> u64 {
+        0
+    }
 }
 
 /// Holds an embedder to its contract before its vectors are stored anywhere.

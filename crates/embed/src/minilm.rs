@@ -166,6 +166,10 @@ impl Embedder for MiniLm {
     fn tokens(&self) -> u64 {
         self.model.count.load(Ordering::Relaxed)
     }
+
+    fn tokens_of(&self, text: &str) -> u64 {
+        self.model.tokens.ids(text).map_or(0, |ids| ids.len() as u64)
+    }
 }
 
 /// Neighbouring texts of about [`JOB_TOKENS`] together.

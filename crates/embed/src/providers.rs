@@ -83,6 +83,15 @@ impl Embedders {
         cache.forget(&keys)
     }
 
+    /// Tokens that models have read since the start, of queries and of documents.
+    pub fn tokens(&self) -> u64 {
+        let loaded = self
+            .minilm
+            .lock()
+            .expect("loading does not panic while it holds this lock");
+        loaded.as_ref().map_or(0, |embedder| embedder.tokens())
+    }
+
     fn minilm(&self) -> Result<Arc<dyn Embedder>, EmbedError> {
         let mut loaded = self
             .minilm

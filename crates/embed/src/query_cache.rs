@@ -36,15 +36,20 @@ impl QueryCache {
 
     /// The vector of one query. Two that ask the same thing at the same moment may both embed it.
     pub async fn embed(&self, text: &str) -> Result<Arc<[f32]>, EmbedError> {
+        Ok(self.embed_counted(text).await?.0)
+    }
+
+    /// The same, with the tokens that were embedded for it: none where the vector was remembered.
+    pub async fn embed_counted(&self, text: &str) -> Result<(Arc<[f32]>, u64), EmbedError> {
         let key = self.keys.key(text);
         if let Some(vector) = self.vectors.get(&key) {
-            return Ok(vector);
+            return Ok((vector, 0));
         }
         let mut vectors = self.inner.embed(&[text.to_owned()], TextKind::Query).await?;
         check_vectors(self.inner.identity(), 1, &vectors)?;
         let vector: Arc<[f32]> = vectors.remove(0).into();
         self.vectors.insert(key, Arc::clone(&vector));
-        Ok(vector)
+        Ok((vector, self.inner.tokens_of(text)))
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use verdigris_core::manifest::FileEntry;
@@ -24,6 +25,10 @@ pub(crate) struct Cache {
     folder: PathBuf,
     /// Bytes that it may hold; none: as many as the disk has room for.
     limit: Option<u64>,
+    /// Of whole files.
+    bytes: AtomicU64,
+    /// Files that made room for others.
+    removed: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -46,11 +51,33 @@ struct Loose {
 impl Cache {
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder.join(INCOMING))?;
-        Ok(Self {
+        let cache = Self {
             folder: folder.to_owned(),
             limit: None,
+            bytes: AtomicU64::new(0),
+            removed: AtomicU64::new(0),
             state: Mutex::default(),
-        })
+        };
+        let found = cache.loose(&cache.lock())?;
+        let whole = found.iter().filter(|file| !file.is_incoming);
+        cache.bytes.store(whole.map(|file| file.bytes).sum(), Ordering::Relaxed);
+        Ok(cache)
+    }
+
+    /// Bytes of whole files, and how many files made room for others.
+    pub(crate) fn facts(&self) -> (u64, u64) {
+        (self.bytes.load(Ordering::Relaxed), self.removed.load(Ordering::Relaxed))
+    }
+
+    /// Removes a file that is damaged, if it is there.
+    pub(crate) fn discard(&self, path: &Path) -> io::Result<()> {
+        let bytes = length(path);
+        match fs::remove_file(path) {
+            Ok(()) => self.bytes.fetch_sub(bytes, Ordering::Relaxed),
+            Err(error) if error.kind() == ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(())
     }
 
     pub(crate) fn set_limit(&mut self, bytes: u64) {
@@ -118,6 +145,10 @@ impl Cache {
                 break;
             }
             remove(&file.path)?;
+            self.removed.fetch_add(1, Ordering::Relaxed);
+            if !file.is_incoming {
+                self.bytes.fetch_sub(file.bytes, Ordering::Relaxed);
+            }
             free += file.bytes;
         }
         if free >= needed {
@@ -230,6 +261,7 @@ impl Incoming {
     /// Gives the whole file its name.
     pub(crate) fn place(&self, path: &Path) -> io::Result<()> {
         let mut tries = 0;
+        let bytes = length(&self.path);
         loop {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
@@ -237,7 +269,11 @@ impl Incoming {
             match fs::rename(&self.path, path) {
                 // The folder was just removed with the last file in it.
                 Err(error) if error.kind() == ErrorKind::NotFound && tries < PLACE_TRIES => tries += 1,
-                renamed => return renamed,
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    self.cache.bytes.fetch_add(bytes, Ordering::Relaxed);
+                    return Ok(());
+                }
             }
         }
     }

@@ -474,6 +474,9 @@ async fn no_torn_reads(f: &dyn Fixture) {
     assert!(reads.await.expect("no torn read") > 0);
 }
 
+/// How often one write may meet others.
+const CONFLICTS_MAX: u32 = 100;
+
 /// Folders that become empty must not be taken from under a write.
 async fn beside_removals(f: &dyn Fixture) {
     let mut tasks = Vec::new();
@@ -482,10 +485,13 @@ async fn beside_removals(f: &dyn Fixture) {
         tasks.push(tokio::spawn(async move {
             for n in 0..rounds {
                 let key = format!("c/dead/{task}-{n}");
-                store
-                    .put(&key, bytes("x"), Precondition::Absent)
-                    .await
-                    .expect("created");
+                let mut tries = 0;
+                // That a write met another one and was not made is for the writer to try again.
+                while let Err(error) = store.put(&key, bytes("x"), Precondition::Absent).await {
+                    tries += 1;
+                    let is_conflict = matches!(error, StoreError::Conflict { .. });
+                    assert!(is_conflict && tries < CONFLICTS_MAX, "not created: {error:?}");
+                }
                 store.delete(&key).await.expect("removed");
             }
         }));

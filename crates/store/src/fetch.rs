@@ -76,6 +76,15 @@ pub struct Lease {
     _held: Option<Held>,
 }
 
+/// What there is to say of a cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cached {
+    /// Bytes of whole files.
+    pub bytes: u64,
+    /// Files that left it to make room for others.
+    pub removed: u64,
+}
+
 impl VerifiedFiles {
     /// With a folder for the files of a store that is not on this machine. The folder belongs to this process alone;
     /// what an earlier one left half done is gone on with.
@@ -178,6 +187,12 @@ impl VerifiedFiles {
         Ok(path)
     }
 
+    /// What is in the cache; nothing where there is none.
+    pub fn cached(&self) -> Cached {
+        let (bytes, removed) = self.cache.as_ref().map_or((0, 0), |cache| cache.facts());
+        Cached { bytes, removed }
+    }
+
     /// Forgets files that are gone.
     pub fn forget_missing(&self) {
         self.lock().retain(|path, _| path.exists());
@@ -214,10 +229,8 @@ async fn fetch(
     let owned_key = key.to_owned();
     let begin = move || {
         // What lies there is damaged, and its room is needed.
-        match fs::remove_file(damaged) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => own.begin(&owned_key, &wanted),
-        }
+        own.discard(&damaged)?;
+        own.begin(&owned_key, &wanted)
     };
     let incoming = apart(key, begin).await?;
     download::to_file(store, key, entry, incoming.path()).await?;

@@ -85,7 +85,7 @@ async fn settings(store: &dyn Store, witness: &Witness, times: u64) {
                 version,
                 digest: p.settings.digest,
             };
-            p.set_settings(settings, None, nonce.clone(), world::NOW)
+            p.set_settings(p, settings, None, nonce.clone(), world::NOW)
         };
         let swung = swing_with(store, &name(), nonce.clone(), edit, Patience::AT_ONCE).await;
         witness.told(&nonce, &swung);

@@ -400,6 +400,41 @@ async fn a_large_file_that_does_not_arrive_is_told_as_not_written_or_unknown() {
     }
 }
 
+/// Goal: an object of another is never taken for ours. Method: another has taken the name; the call that puts our parts
+/// together is lost on its way, and what is sent then is refused, as it would be if the lost one had been made.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_another_is_not_taken_for_an_upload_of_ours_that_was_lost() {
+    let test = "an_object_of_another_is_not_taken_for_an_upload_of_ours_that_was_lost";
+    let Some(world) = InParts::begin(test, "anothers").await else {
+        return;
+    };
+    let whole = |length: usize| content().into_iter().take(length).collect::<Vec<u8>>();
+    for (n, before) in [b"small".to_vec(), whole(3_000_000)].into_iter().enumerate() {
+        // One that went up in one piece has no mark, one in parts has another's.
+        let (key, theirs) = (format!("large/{n}"), world.file(&before));
+        let put = world.store.put(&key, Body::File(theirs), Precondition::Absent).await;
+        put.expect("written");
+        world.proxy.arm(Fault {
+            method: "POST",
+            path: "uploadId",
+            side: Side::Request,
+            at: 30,
+            deed: Deed::Cut,
+            times: 1,
+        });
+        let ours = world.file(&whole(2_000_000));
+        let put = world.store.put(&key, Body::File(ours.clone()), Precondition::Absent);
+        let error = put.await.expect_err("it is not ours");
+        assert_eq!(world.proxy.disarm(), 1, "it was met");
+        assert!(matches!(error, StoreError::NoAnswer { .. }), "{error:?}");
+        assert!(ours.exists(), "it was not taken");
+        let Get::Found { bytes, .. } = world.store.get(&key, None).await.expect("read") else {
+            panic!("no tag was given")
+        };
+        assert!(bytes == before, "what was there stays");
+    }
+}
+
 /// Files of a release through connections that are cut: what came before is kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_download_goes_on_where_it_was_cut() {

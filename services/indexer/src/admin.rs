@@ -178,63 +178,11 @@ impl AdminService for AdminRpc {
     }
 
     async fn get_settings(&self, request: Request<GetSettingsRequest>) -> Result<Response<Settings>, Status> {
-        let name = name_of(&request.into_inner().collection)?;
-        let pointer = self.pointer(&name).await?;
-        let settings = settings_of(&self.indexer, &name).await?;
-        let settings_json = String::from_utf8_lossy(&settings.encode()).into_owned();
-        Ok(Response::new(Settings {
-            version: pointer.settings.version,
-            settings_json,
-        }))
+        self.shown_settings(request).await
     }
 
     async fn update_settings(&self, request: Request<UpdateSettingsRequest>) -> Result<Response<Settings>, Status> {
-        let request = request.into_inner();
-        let name = name_of(&request.collection)?;
-        let settings = parsed_settings(&request.settings_json)?;
-        let handle = self
-            .indexer
-            .ensure(&name, &settings)
-            .await
-            .map_err(|error| status_of_read(&error))?;
-        let (pointer, current) = (self.pointer(&name).await?, settings_of(&self.indexer, &name).await?);
-        let keys = current.needs_rebuild(&settings);
-        if pointer.generation > 0 && !keys.is_empty() {
-            let message = format!(
-                "{} cannot change in place while the collection holds documents; `verdigris rebuild --settings FILE` \
-                 writes all rows anew beside what is served",
-                keys.join(", ")
-            );
-            return Err(Reason::NeedsRebuild.status(message));
-        }
-        let store = &*self.indexer.deps().store;
-        let version = pointer.newest_settings_version() + 1;
-        let unsent = |error| reason_of_store(&error).status(chain(&error));
-        let reference = objects::put_settings(store, &name, version, &settings)
-            .await
-            .map_err(unsent)?;
-        let beside = match pointer.beside() {
-            None => None,
-            Some((lineage, theirs)) => {
-                let theirs = objects::settings(store, &name, theirs).await;
-                let theirs = theirs
-                    .map_err(|error| status_of_read(&error))?
-                    .with_in_place_of(&settings);
-                let theirs = objects::put_settings(store, &name, version, &theirs)
-                    .await
-                    .map_err(unsent)?;
-                Some((lineage.clone(), theirs))
-            }
-        };
-        let (nonce, now) = (commit::nonce(), Timestamp(self.indexer.deps().clock.now_ns()));
-        let swung = commit::swing(store, &name, nonce.clone(), |p| {
-            p.set_settings(reference.clone(), beside.clone(), nonce.clone(), now)
-        })
-        .await;
-        swung.map_err(|error| status_of_commit(&error))?;
-        handle.send(Command::Refresh).await;
-        let settings_json = String::from_utf8_lossy(&settings.encode()).into_owned();
-        Ok(Response::new(Settings { version, settings_json }))
+        self.changed_settings(request).await
     }
 
     async fn list_releases(

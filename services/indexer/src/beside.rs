@@ -12,7 +12,6 @@ use verdigris_core::merge::{self, MergePlan};
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{Build, EditRefused, LineagePointer, LineageRole, Part, Pointer};
 use verdigris_core::settings::{Provider, Settings, WindowSettings};
-use verdigris_core::timestamp::Timestamp;
 use verdigris_embed::Embedder;
 use verdigris_engine::release::Release;
 use verdigris_engine::segment::merge::Merged;
@@ -142,7 +141,7 @@ impl<'a> Beside<'a> {
         let (part, other) = (&mut self.part, &mut self.other);
         tokio::select! {
             biased;
-            part = part_finished(part) => Done::Part(Box::new(part)),
+            (lineage, part) = part_finished(part) => Done::Part(lineage, Box::new(part)),
             merged = merge_finished(other) => Done::Merge(Box::new(merged)),
         }
     }
@@ -165,13 +164,17 @@ impl<'a> Beside<'a> {
 
 /// Work beside the active lineage that has ended.
 pub(crate) enum Done {
-    Part(Box<Result<Part, IndexerError>>),
+    /// Of the build of this lineage, which may have been given up.
+    Part(LineageId, Box<Result<Part, IndexerError>>),
     Merge(Box<(MergeJob, Merged)>),
 }
 
-async fn part_finished(part: &mut Option<(PartJob, BeingWritten<'_>)>) -> Result<Part, IndexerError> {
+async fn part_finished(part: &mut Option<(PartJob, BeingWritten<'_>)>) -> (LineageId, Result<Part, IndexerError>) {
     match part {
-        Some((job, _)) => job.finished().await,
+        Some((job, _)) => {
+            let part = job.finished().await;
+            (job.lineage.clone(), part)
+        }
         None => std::future::pending().await,
     }
 }
@@ -418,8 +421,8 @@ impl Turn<'_> {
     pub(crate) async fn commit_beside(&mut self, done: Done) -> Result<(), IndexerError> {
         match done {
             Done::Merge(merged) => self.commit_other_merge(*merged).await,
-            Done::Part(part) => match *part {
-                Ok(part) => self.commit_part(part).await,
+            Done::Part(lineage, part) => match *part {
+                Ok(part) => self.commit_part(&lineage, part).await,
                 Err(error) => {
                     self.beside.part = None;
                     self.build_failed(&error);
@@ -513,21 +516,19 @@ impl Turn<'_> {
     }
 
     /// Names a part that is written.
-    pub(crate) async fn commit_part(&mut self, part: Part) -> Result<(), IndexerError> {
-        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
-        let Some(lineage) = self.beside.build.as_ref().map(|build| build.lineage.clone()) else {
-            self.beside.part = None;
-            return Ok(());
-        };
+    pub(crate) async fn commit_part(&mut self, lineage: &LineageId, part: Part) -> Result<(), IndexerError> {
+        let (nonce, epoch) = (commit::nonce(), self.epoch);
         let swung = commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.add_part(epoch, &lineage, part.clone(), nonce.clone(), now)
+            pointer.add_part(epoch, lineage, part.clone(), nonce.clone(), self.now())
         })
         .await;
         self.beside.part = None;
         match swung {
             Ok(pointer) => self.beside.build = pointer.builds.into_iter().next(),
-            // Its owner gave it up.
-            Err(CommitError::Refused(EditRefused::NotNamed(_))) => self.beside.build = None,
+            // Its owner gave it up; the next look sees what is built instead.
+            Err(CommitError::Refused(EditRefused::NotNamed(_))) => {
+                self.beside.build = self.beside.build.take().filter(|build| build.lineage != *lineage);
+            }
             Err(error) => return Err(error.into()),
         }
         self.begin_part().await;
@@ -586,9 +587,9 @@ impl Turn<'_> {
     }
 
     async fn give_up_build(&mut self, build: &Build) -> Result<(), IndexerError> {
-        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let (nonce, epoch) = (commit::nonce(), self.epoch);
         commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.drop_build(epoch, &build.lineage, nonce.clone(), now)
+            pointer.drop_build(epoch, &build.lineage, nonce.clone(), self.now())
         })
         .await?;
         self.beside.build = None;

@@ -84,6 +84,7 @@ impl Turn<'_> {
             let mut manifest = (**self.head.manifest()).clone();
             manifest.checkpoint = checkpoint;
             self.head = Arc::new(Release::empty(Arc::new(manifest)));
+            self.go_on();
             return Ok(());
         }
         let reason = PublishReason::Resync {
@@ -94,6 +95,7 @@ impl Turn<'_> {
             sequence,
             generation: self.head.manifest().generation,
         });
+        self.go_on();
         Ok(())
     }
 }

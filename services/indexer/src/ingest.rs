@@ -290,13 +290,14 @@ impl IngestService for IngestRpc {
             })?;
         }
         let published = handle.progress.published();
+        let fits = !handle.status.standstill().is_some_and(|why| why.is_misfit());
         let counts = match (from, to) {
             (Some(from), Some(to)) => handle.progress.counts(from, to),
             _ => OutcomeCounts::default(),
         };
         let (embedding_done, embedding_total) = handle.progress.embedded();
         Ok(Response::new(GetProgressResponse {
-            searchable: published.sequence >= to.unwrap_or(0),
+            searchable: fits && published.sequence >= to.unwrap_or(0),
             generation: published.generation,
             position: stream.position(published.sequence).to_string(),
             applied: counts.applied,
@@ -326,11 +327,12 @@ async fn wait_until(handle: &Handle, sequence: u64, stopping: CancellationToken)
     const LOOK: Duration = Duration::from_millis(100);
     let mut published = handle.progress.watch();
     loop {
-        if published.borrow_and_update().sequence >= sequence {
-            return Ok(());
-        }
-        if let Some(standstill) = handle.status.standstill() {
-            return Err(status_of_standstill(&standstill));
+        let reached = published.borrow_and_update().sequence >= sequence;
+        match handle.status.standstill() {
+            // What was published was read from another log, whose positions say nothing of this one.
+            Some(standstill) if !reached || standstill.is_misfit() => return Err(status_of_standstill(&standstill)),
+            _ if reached => return Ok(()),
+            _ => {}
         }
         tokio::select! {
             changed = published.changed() => if changed.is_err() {

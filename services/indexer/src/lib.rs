@@ -32,6 +32,7 @@ mod rebuilding;
 mod recall;
 mod releases;
 mod resync;
+mod settings_rpc;
 mod shown;
 mod staged;
 pub mod status;

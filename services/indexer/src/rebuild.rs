@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::runtime::Handle as Runtime;
 use verdigris_core::digest::ContentSum;
-use verdigris_core::manifest::{SegmentEntry, SegmentId};
+use verdigris_core::manifest::{LineageId, SegmentEntry, SegmentId};
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{Build, Part};
 use verdigris_embed::Embedder;
@@ -95,6 +95,8 @@ pub(crate) struct PartContext {
 
 /// A part under way.
 pub(crate) struct PartJob {
+    /// Whose part it is.
+    pub(crate) lineage: LineageId,
     stop: Arc<AtomicBool>,
     work: tokio::task::JoinHandle<Result<Part, IndexerError>>,
 }
@@ -103,6 +105,7 @@ impl PartJob {
     /// Begins the next part of a build.
     pub(crate) fn begin(build: &Build, context: PartContext) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let lineage = build.lineage.clone();
         let (told, build) = (stop.clone(), build.clone());
         let work = tokio::spawn(async move {
             let (store, name, segment) = (context.store.clone(), context.name.clone(), context.id.clone());
@@ -122,7 +125,7 @@ impl PartJob {
             drop(folder);
             Ok(sums.named(entry))
         });
-        Self { stop, work }
+        Self { lineage, stop, work }
     }
 
     /// Waits for it. Cancel safe: the work goes on.

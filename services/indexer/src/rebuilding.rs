@@ -93,6 +93,8 @@ impl Turn<'_> {
             pointer.begin_build(epoch, build(active.manifest.clone()), nonce.clone(), now)
         })
         .await?;
+        // One of a build that its owner gave up may still be under way.
+        self.beside.stop_part().await;
         self.beside.build = pointer.builds.into_iter().next();
         self.beside.due_now();
         self.handle.building.begin(0, rows);

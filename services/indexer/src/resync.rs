@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tonic::Status;
+use verdigris_bus::ReadLimits;
 use verdigris_core::document::DocumentState;
 use verdigris_core::event::{Event, claimed_id};
 use verdigris_core::names::CollectionName;
-use verdigris_core::resync::{FeedMoment, fed, lacking};
+use verdigris_core::resync::{FeedMoment, fed, lacking, unread};
 use verdigris_engine::error::EngineError;
 use verdigris_engine::release::Release;
 use verdigris_proto::admin::{ResyncRejection, ResyncResponse};
@@ -17,13 +18,18 @@ use verdigris_proto::reason::Reason;
 use verdigris_store::collection as objects;
 
 use crate::error::chain;
-use crate::ingest::{Accepted, accept, status_of_read};
+use crate::ingest::{Accepted, accept, status_of_bus, status_of_read};
 use crate::{Command, Indexer};
 
 /// Rejections that an answer holds at most.
 const REJECTIONS_MAX: usize = 10_000;
 /// Deletes per append.
 const DELETES_PER_APPEND: usize = 1_000;
+/// Events that are looked through at a time for what the feed lacks.
+const UNREAD: ReadLimits = ReadLimits {
+    events: 1_000,
+    bytes: 8 << 20,
+};
 
 /// A resync under way.
 pub(crate) struct Resync {
@@ -36,6 +42,8 @@ pub(crate) struct Resync {
     /// Documents so damaged that not even their id can be read.
     nameless: u64,
     answer: ResyncResponse,
+    /// Sequence of the last event before the feed.
+    log_end: u64,
 }
 
 impl Resync {
@@ -56,7 +64,14 @@ impl Resync {
             }
         };
         let (seen, answer) = (BTreeSet::new(), ResyncResponse::default());
+        let bus = &indexer.deps().bus;
+        if pointer.deleted_at.is_none() {
+            // Events that came before anybody opened the log are its first.
+            bus.open(&name).await.map_err(|error| status_of_bus(&error))?;
+        }
+        let log = bus.state(&name).await.map_err(|error| status_of_bus(&error))?;
         Ok(Self {
+            log_end: log.last,
             indexer,
             name,
             moment,
@@ -114,16 +129,18 @@ impl Resync {
             );
             return Err(Reason::InvalidArgument.status_for_field("documents", message));
         }
+        let mut lacking = self.unread().await?;
         if let Some(release) = self.release.clone() {
             let (seen, moment) = (std::mem::take(&mut self.seen), self.moment);
             let work = tokio::task::spawn_blocking(move || deletes(&release, &seen, moment)).await;
             let deletes = work.map_err(|error| Reason::Internal.status(error.to_string()))?;
             let deletes = deletes.map_err(|error| Reason::DataDamaged.status(chain(&error)))?;
             self.answer.deleted = deletes.len() as u64;
-            for batch in deletes.chunks(DELETES_PER_APPEND) {
-                let accepted = accept(&self.indexer, &self.name, batch.to_vec()).await?;
-                self.count(&accepted);
-            }
+            lacking.extend(deletes);
+        }
+        for batch in lacking.chunks(DELETES_PER_APPEND) {
+            let accepted = accept(&self.indexer, &self.name, batch.to_vec()).await?;
+            self.count(&accepted);
         }
         let Some(handle) = self.indexer.handle(&self.name) else {
             return Err(Reason::CollectionNotFound.status(format!("collection {} does not exist", self.name)));
@@ -135,6 +152,43 @@ impl Resync {
             Ok(Err(error)) => Err(error.standstill().reason.status(chain(&error))),
             Err(_) => Err(Reason::ShuttingDown.status("the server is shutting down")),
         }
+    }
+
+    /// Deletes of documents that the feed lacks, and that only events tell of which nobody has read yet: the log is read
+    /// on after the feed was, from its checkpoint or, where that does not fit, from its beginning.
+    async fn unread(&self) -> Result<Vec<Bytes>, Status> {
+        let (bus, name) = (&self.indexer.deps().bus, &self.name);
+        let log = bus.state(name).await.map_err(|error| status_of_bus(&error))?;
+        let handle = self.indexer.handle(name);
+        let standstill = handle.and_then(|handle| handle.status.standstill());
+        let checkpoint = self.release.as_ref().map(|release| &release.manifest().checkpoint);
+        let mut after = match checkpoint {
+            Some(read) if read.stream == log.identity && !standstill.is_some_and(|why| why.is_misfit()) => {
+                read.sequence
+            }
+            _ => log.first_kept.saturating_sub(1),
+        };
+        let mut lacking = BTreeSet::new();
+        // Whoever read another log up to there must not be taken for one that goes on in this one.
+        bus.digest_at(name, after)
+            .await
+            .map_err(|error| status_of_bus(&error))?;
+        while after < self.log_end {
+            let events = bus.read(name, after, UNREAD).await;
+            let events = events.map_err(|error| status_of_bus(&error))?;
+            let Some(last) = events.last() else { break };
+            after = last.sequence;
+            let before_feed = events.iter().filter(|event| event.sequence <= self.log_end);
+            let parsed = before_feed.filter_map(|event| Event::parse(&event.payload).ok());
+            let ids = parsed
+                .map(|event| event.id)
+                .filter(|id| !self.seen.contains(id.as_str()));
+            lacking.extend(ids.filter(|id| !self.state(id.as_str()).is_some_and(|state| state.exists())));
+        }
+        let deletes = lacking
+            .iter()
+            .map(|id| Bytes::from(unread(self.moment, id).to_payload()));
+        Ok(deletes.collect())
     }
 
     fn state(&self, id: &str) -> Option<DocumentState> {

@@ -52,6 +52,7 @@ pub(crate) fn status_of_commit(error: &CommitError) -> Status {
         CommitError::Refused(EditRefused::NotKept(_)) => Reason::ReleaseNotFound,
         CommitError::Refused(EditRefused::Held { .. }) => Reason::PublishingHeld,
         CommitError::Refused(EditRefused::LostTurn { .. }) => Reason::LostTurn,
+        CommitError::Refused(EditRefused::SettingsMoved) => Reason::RolloutInProgress,
         CommitError::Refused(_) => Reason::CollectionDeleted,
         CommitError::Unknown(_) => Reason::StoreUnavailable,
     };

@@ -13,6 +13,13 @@ pub struct Standstill {
     pub message: String,
 }
 
+impl Standstill {
+    /// Whether the log is not the one that the release was read from: its positions say nothing of the release then.
+    pub(crate) fn is_misfit(&self) -> bool {
+        self.reason == Reason::StreamMismatch
+    }
+}
+
 /// The status of one collection's indexer.
 #[derive(Default)]
 pub struct Status {

@@ -18,6 +18,7 @@ use crate::answer::{chain, reason_of_read};
 use crate::following::Start;
 use crate::lineages::{Followed, LineageState, LineageView, NotServed, Problem, Served};
 use crate::open::{of_read, open};
+use crate::standing;
 use crate::warm::warm;
 
 /// Between two tries after an error.
@@ -43,6 +44,10 @@ async fn follow_active(search: &Arc<Search>, followed: &Arc<Followed>, token: &C
             return;
         }
         followed.forget_paged();
+        if let Err(error) = followed.forgetting.go_on(search, &followed.name).await {
+            tracing::warn!(collection = %followed.name, "queries about erased documents are still in the sample: {error}");
+            tokio::time::sleep(RETRY).await;
+        }
     }
 }
 
@@ -103,13 +108,18 @@ async fn open_other(search: &Arc<Search>, followed: &Followed, named: &LineagePo
 /// Looks at the pointer once, and swaps if it has moved. False when the collection is gone.
 pub(crate) async fn look(search: &Arc<Search>, followed: &Arc<Followed>) -> bool {
     let known = followed.seen.lock().expect("held for a moment only").clone();
+    let asked = Instant::now();
     let seen = match objects::pointer_if_moved(&*search.deps.store, &followed.name, known.as_ref()).await {
         Ok(None) => {
-            note_age(search, followed, Age::Fresh);
+            note_age(search, followed, Age::ReadAt(asked));
             return true;
         }
         Ok(Some(seen)) => {
-            note_age(search, followed, Age::Fresh);
+            followed.forgetting.asked(&seen.pointer);
+            if search.deps.following.start == Start::Beside {
+                followed.publishing(standing::by_pointer(&seen.pointer));
+            }
+            note_age(search, followed, Age::ReadAt(asked));
             seen
         }
         Err(ReadError::NoCollection(_)) => {
@@ -148,15 +158,15 @@ pub(crate) async fn look(search: &Arc<Search>, followed: &Arc<Followed>) -> bool
 }
 
 /// Whether the pointer was read.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Age {
-    Fresh,
+    ReadAt(Instant),
     Unread,
 }
 
 fn note_age(search: &Search, followed: &Followed, age: Age) {
-    if age == Age::Fresh {
-        followed.pointer_was_read();
+    if let Age::ReadAt(asked) = age {
+        followed.pointer_was_read(asked);
     }
     search.deps.metrics.stale(&followed.name, followed.stale());
 }

@@ -7,8 +7,10 @@ mod answer;
 mod discover;
 mod follow;
 mod following;
+mod forgetting;
 mod golden;
 mod hiding;
+mod line;
 mod lineages;
 mod log;
 mod measure;
@@ -21,6 +23,7 @@ mod queries_rpc;
 mod query;
 mod rpc;
 mod serving;
+mod standing;
 mod warm;
 mod window;
 
@@ -75,6 +78,9 @@ pub type StandstillOf = Arc<dyn Fn(&CollectionName) -> Option<Standstill> + Send
 /// What a search of a release takes beyond its work.
 pub type DragOf = Arc<dyn Fn(&Manifest) -> Duration + Send + Sync>;
 
+/// Bytes that the process has read from the store so far.
+pub type Downloaded = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 /// What the search role works with.
 pub struct SearchDeps {
     /// Where releases are.
@@ -103,6 +109,8 @@ pub struct SearchDeps {
     pub following: Following,
     /// Whether a line is logged for each search.
     pub log_searches: bool,
+    /// Bytes that the process has read from the store, for these lines.
+    pub downloaded: Downloaded,
     /// Counted on top of what searches of a release take, for tests of what becomes of a slow index: such a test must
     /// not depend on how busy its machine is.
     pub drag: Option<DragOf>,

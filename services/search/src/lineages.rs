@@ -20,6 +20,8 @@ use verdigris_proto::reason::Reason;
 use verdigris_proto::search::Lineage;
 use verdigris_store::Tag;
 
+use crate::Standstill;
+use crate::forgetting::Forgetting;
 use crate::hiding::Hidden;
 use crate::window::Window;
 
@@ -103,8 +105,12 @@ pub(crate) struct Followed {
     paged: Mutex<VecDeque<(Instant, Arc<Served>)>>,
     /// Erased documents, which nothing that is open shows.
     hidden: Mutex<Hidden>,
-    /// When the pointer was last read without an error.
+    /// When the pointer was last asked for and read without an error.
     read_at: Mutex<Instant>,
+    /// Why publishing stands still, as far as the pointer tells.
+    standstill: Mutex<Option<Standstill>>,
+    /// Queries about erased documents that are still in the sample.
+    pub(crate) forgetting: Forgetting,
 }
 
 /// What a swap changed.
@@ -276,11 +282,26 @@ impl Followed {
             paged: Mutex::default(),
             hidden: Mutex::default(),
             read_at: Mutex::new(Instant::now()),
+            standstill: Mutex::default(),
+            forgetting: Forgetting::default(),
         }
     }
 
-    pub(crate) fn pointer_was_read(&self) {
-        *self.read_at.lock().expect("held for a moment only") = Instant::now();
+    pub(crate) fn pointer_was_read(&self, asked: Instant) {
+        *self.read_at.lock().expect("held for a moment only") = asked;
+    }
+
+    /// The pointer says so of publishing.
+    pub(crate) fn publishing(&self, standstill: Option<Standstill>) {
+        *self.standstill.lock().expect("held for a moment only") = standstill;
+    }
+
+    /// Why publishing stands still, by a pointer that was asked for after `since`: what stood still before may go on.
+    pub(crate) fn standstill(&self, since: Instant) -> Option<Standstill> {
+        if *self.read_at.lock().expect("held for a moment only") < since {
+            return None;
+        }
+        self.standstill.lock().expect("held for a moment only").clone()
     }
 
     /// Since when nobody knows whether something newer was published.
@@ -473,5 +494,11 @@ impl Followed {
             .lock()
             .expect("held for a moment only")
             .retain(|(at, _)| now - *at <= PAGED_FOR);
+    }
+
+    /// Releases kept for page tokens go at once; false where there is none.
+    pub(crate) fn give_up_paged(&self) -> bool {
+        let paged = std::mem::take(&mut *self.paged.lock().expect("held for a moment only"));
+        !paged.is_empty()
     }
 }

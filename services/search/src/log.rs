@@ -92,6 +92,11 @@ impl QueryLog {
         kept.sample.limit(settings.kept);
     }
 
+    /// Whether the sample of a collection was read.
+    pub(crate) fn knows(&self, name: &CollectionName) -> bool {
+        self.lock().contains_key(name)
+    }
+
     /// The collection is gone, and so is its sample.
     pub(crate) async fn forget(self: &Arc<Self>, name: &CollectionName) {
         self.lock().remove(name);

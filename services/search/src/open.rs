@@ -51,9 +51,22 @@ pub(crate) async fn open(search: &Arc<Search>, followed: &Followed, named: &Line
     };
     check_memory(search, &manifest)?;
     let previous = before.as_ref().map(|served| &served.release);
-    let opened = search.deps.opener.open(Arc::new(manifest), previous).await;
+    let manifest = Arc::new(manifest);
+    let opened = search
+        .deps
+        .opener
+        .open(manifest.clone(), previous)
+        .await
+        .map_err(of_open);
+    let opened = match opened {
+        // Older releases that stay open for the next pages of searches have the room that this one needs.
+        Err(problem) if problem.reason == Reason::DiskFull && followed.give_up_paged() => {
+            search.deps.opener.open(manifest, previous).await.map_err(of_open)
+        }
+        opened => opened,
+    };
     let hidden = followed.hidden();
-    let release = hidden.hide(&opened.map_err(of_open)?);
+    let release = hidden.hide(&opened?);
     Ok(Served {
         release,
         settings,

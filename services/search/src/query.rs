@@ -144,15 +144,18 @@ fn mode(asked: i32, has_text: bool, has_vector: bool) -> Result<Mode, Status> {
     }
 }
 
+/// What a search came to.
+pub(crate) struct Answer {
+    pub(crate) response: SearchResponse,
+    /// Tokens that were embedded for it.
+    pub(crate) tokens: u64,
+}
+
 /// Searches one release. The text is embedded by the release's model, then the search runs on a thread of its own; a
 /// brief one runs here, because handing it over and back takes as long again.
-pub(crate) async fn search(
-    search: &Arc<Search>,
-    served: Arc<Served>,
-    checked: Checked,
-) -> Result<SearchResponse, Status> {
+pub(crate) async fn search(search: &Arc<Search>, served: Arc<Served>, checked: Checked) -> Result<Answer, Status> {
     let began = Instant::now();
-    let (vector, mode) = query_vector(&served, &checked).await?;
+    let Looked { vector, mode, tokens } = query_vector(&served, &checked).await?;
     let embed = began.elapsed();
     let permit = search.threads.clone().acquire_owned().await;
     let permit = permit.map_err(|_| Reason::ShuttingDown.status("the server is shutting down"))?;
@@ -176,30 +179,42 @@ pub(crate) async fn search(
         wait_micros: 0,
         total_micros: began.elapsed().as_micros() as u64,
     };
-    Ok(SearchResponse {
+    let response = SearchResponse {
         hits,
         next_page_token,
         release: Some(release_info(&manifest)),
         timings: Some(timings),
-    })
+    };
+    Ok(Answer { response, tokens })
+}
+
+/// What is searched with.
+struct Looked {
+    vector: Option<Vec<f32>>,
+    mode: Mode,
+    /// Tokens that were embedded for it.
+    tokens: u64,
 }
 
 /// The vector that is searched with: the given one, or the text's. A text without an embedder is searched by words.
-async fn query_vector(served: &Served, checked: &Checked) -> Result<(Option<Vec<f32>>, Mode), Status> {
+async fn query_vector(served: &Served, checked: &Checked) -> Result<Looked, Status> {
     let manifest = served.release.manifest();
+    let looked = |vector, mode, tokens| Looked { vector, mode, tokens };
     if checked.mode == Mode::Words {
-        return Ok((None, Mode::Words));
+        return Ok(looked(None, Mode::Words, 0));
     }
     if let Some(vector) = &checked.vector {
-        return given_vector(vector, manifest.dimension, manifest.metric).map(|vector| (Some(vector), checked.mode));
+        let vector = given_vector(vector, manifest.dimension, manifest.metric)?;
+        return Ok(looked(Some(vector), checked.mode, 0));
     }
     match (&served.embedder, &checked.text) {
         (Some(embedder), Some(text)) => {
-            let vector = embedder.embed(text).await;
-            let vector = vector.map_err(|error| Reason::EmbedderUnavailable.status(crate::answer::chain(&error)))?;
-            Ok((Some(vector.to_vec()), checked.mode))
+            let embedded = embedder.embed_counted(text).await;
+            let embedded = embedded.map_err(|error| Reason::EmbedderUnavailable.status(crate::answer::chain(&error)));
+            let (vector, tokens) = embedded?;
+            Ok(looked(Some(vector.to_vec()), checked.mode, tokens))
         }
-        (None, Some(_)) if checked.mode == Mode::Hybrid => Ok((None, Mode::Words)),
+        (None, Some(_)) if checked.mode == Mode::Hybrid => Ok(looked(None, Mode::Words, 0)),
         _ => Err(Reason::NoEmbedder.status("this collection has no embedder: give the query's vector")),
     }
 }

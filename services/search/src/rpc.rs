@@ -17,8 +17,9 @@ use verdigris_runtime::traces::ReleaseName;
 
 use crate::Search;
 use crate::answer::{document_json, release_info, status_of_engine, status_of_not_served};
+use crate::line::Line;
 use crate::lineages::{Followed, Lineages, NotServed, Served};
-use crate::query::{self, Checked, check, lineage};
+use crate::query::{self, Answer, Checked, check, lineage};
 use crate::serving;
 
 /// How long a read waits for its position when its caller gives no deadline.
@@ -72,7 +73,7 @@ impl SearchRpc {
         }
         let wrong = |message: String| Reason::InvalidPosition.status_for_field("min_position", message);
         let position: Position = min_position.parse().map_err(|error| wrong(format!("{error}")))?;
-        let mut swaps = followed.swaps();
+        let (mut swaps, began) = (followed.swaps(), Instant::now());
         let stopping = self.search.tasks.token();
         loop {
             let standstill = (self.search.deps.standstill)(&followed.name);
@@ -90,7 +91,8 @@ impl SearchRpc {
                     return Ok(());
                 }
             }
-            if let Some(standstill) = (self.search.deps.standstill)(&followed.name) {
+            let standstill = (self.search.deps.standstill)(&followed.name);
+            if let Some(standstill) = standstill.or_else(|| followed.standstill(began)) {
                 return Err(standstill.reason.status(standstill.message));
             }
             tokio::select! {
@@ -106,6 +108,7 @@ impl SearchRpc {
     async fn answer(&self, request: Request<SearchRequest>) -> Result<SearchResponse, Status> {
         let limit = Deadline::remaining(request.extensions());
         let request = request.into_inner();
+        let downloaded = (self.search.deps.downloaded)();
         let followed = self.followed(&request.collection).await?;
         let (text, filter) = (request.text.clone(), request.filter.clone());
         let min_position = request.min_position.clone();
@@ -126,19 +129,20 @@ impl SearchRpc {
                 began.elapsed() - waited,
             );
         }
-        let mut response = answer?;
+        let Answer { mut response, tokens } = answer?;
         if let Some(release) = &mut response.release {
             release.stale_milliseconds = followed.stale().as_millis() as u64;
             trace(&followed.name, release);
-            if self.search.deps.log_searches {
-                let latency_ms = (began.elapsed() - waited).as_secs_f64() * 1e3;
-                // What was asked is nobody's business: its length alone.
-                tracing::info!(
-                    collection = %followed.name, k = top_k, hits = response.hits.len(), latency_ms,
-                    generation = release.generation, lineage = release.lineage, text_bytes = text.len(),
-                    has_filter = !filter.is_empty(), stale_ms = release.stale_milliseconds, "search"
-                );
-            }
+        }
+        if self.search.deps.log_searches {
+            let line = Line {
+                k: top_k,
+                latency: began.elapsed() - waited,
+                tokens,
+                downloaded: (self.search.deps.downloaded)() - downloaded,
+                asked: (&text, &filter),
+            };
+            line.log(&followed.name, &response);
         }
         if let Some(timings) = &mut response.timings {
             timings.wait_micros = waited.as_micros() as u64;
@@ -147,12 +151,7 @@ impl SearchRpc {
         Ok(response)
     }
 
-    async fn answer_from(
-        &self,
-        followed: &Followed,
-        lineages: &Lineages,
-        checked: Checked,
-    ) -> Result<SearchResponse, Status> {
+    async fn answer_from(&self, followed: &Followed, lineages: &Lineages, checked: Checked) -> Result<Answer, Status> {
         let served = match &checked.page {
             None => lineages.served(checked.lineage),
             Some(page) => Ok(followed.paged(page.generation, &page.lineage).ok_or_else(|| {
@@ -163,9 +162,12 @@ impl SearchRpc {
             })?),
         };
         match served {
-            Err(NotServed::Empty) => Ok(SearchResponse {
-                timings: Some(Timings::default()),
-                ..SearchResponse::default()
+            Err(NotServed::Empty) => Ok(Answer {
+                response: SearchResponse {
+                    timings: Some(Timings::default()),
+                    ..SearchResponse::default()
+                },
+                tokens: 0,
             }),
             Err(why) => Err(status_of_not_served(&followed.name, &why)),
             Ok(served) => query::search(&self.search, served, checked).await,
@@ -262,12 +264,24 @@ impl SearchService for SearchRpc {
         for request in requests {
             let (text, filter) = (request.text.clone(), request.filter.clone());
             let (checked, began) = (check(request)?, Instant::now());
+            let (top_k, downloaded) = (checked.top_k(), (self.search.deps.downloaded)());
             let answer = query::search(&self.search, served.clone(), checked).await;
             if asked != Lineage::Other {
                 let error = answer.as_ref().err();
                 self.remember(&followed, &lineages, (&text, &filter), error, began.elapsed());
             }
-            responses.push(answer?);
+            let Answer { response, tokens } = answer?;
+            if self.search.deps.log_searches {
+                let line = Line {
+                    k: top_k,
+                    latency: began.elapsed(),
+                    tokens,
+                    downloaded: (self.search.deps.downloaded)() - downloaded,
+                    asked: (&text, &filter),
+                };
+                line.log(&followed.name, &response);
+            }
+            responses.push(response);
         }
         Ok(Response::new(BatchSearchResponse { responses }))
     }

@@ -1,16 +1,22 @@
-//! `doctor`: looks for trouble on this machine and in a data folder, and says what to do about each finding.
+//! `doctor`: looks for trouble on this machine, in the store, and with the process that publishes, and says what to do
+//! about each finding.
 
 use std::sync::Arc;
 
+use tonic::Code;
 use verdigris_core::names::CollectionName;
 use verdigris_embed::model;
-use verdigris_store::directory::DirectoryStore;
+use verdigris_proto::admin::ListCollectionsRequest;
 use verdigris_store::{ReadError, Store, collection as objects, fetch};
 
 use crate::arguments::Global;
+use crate::client::{CALL, Client, within};
+use crate::commands::CommandError;
 use crate::exit::Exit;
-use crate::local::model_folder;
+use crate::local::{model_folder, running};
 use crate::output::{Output, table};
+use crate::parts::{self, Rights};
+use crate::up::configuration;
 
 /// One thing that was looked at.
 #[derive(Debug, serde::Serialize)]
@@ -48,14 +54,15 @@ pub(crate) async fn run(global: &Global, output: &Output) -> anyhow::Result<Exit
         Ok(files) => Finding::ok("model", files.dir().display().to_string()),
         Err(error) => Finding::bad("model", &error),
     });
-    let root = global.data.join("store");
-    if root.is_dir() {
-        match DirectoryStore::open(&root) {
-            Ok(store) => look_at_store(Arc::new(store), &mut findings).await,
-            Err(error) => findings.push(Finding::bad("store", &error)),
-        }
-    } else {
-        findings.push(Finding::ok("store", format!("none yet in {}", global.data.display())));
+    match store(global).await {
+        Ok(Some(store)) => look_at_store(store, &mut findings).await,
+        Ok(None) => findings.push(Finding::ok("store", format!("none yet in {}", global.data.display()))),
+        Err(error) => findings.push(Finding::bad("store", &*error)),
+    }
+    match running(global).await {
+        Ok(Some(client)) => ask_indexer(&client, &mut findings).await,
+        Ok(None) => {}
+        Err(error) => findings.push(Finding::bad("server", &*error)),
     }
     let all_ok = findings.iter().all(|finding| finding.ok);
     output.answer(&findings, |findings| {
@@ -69,6 +76,38 @@ pub(crate) async fn run(global: &Global, output: &Output) -> anyhow::Result<Exit
         table(&["", "what", "found"], &[], rows)
     })?;
     Ok(if all_ok { Exit::Done } else { Exit::Error })
+}
+
+/// The store of the environment, else of the data folder; none where nothing was made yet.
+async fn store(global: &Global) -> anyhow::Result<Option<Arc<dyn Store>>> {
+    let values = configuration(None, Vec::new())?;
+    let folder = global.data.join("store");
+    if values.text("store.url").is_none() && !folder.is_dir() {
+        return Ok(None);
+    }
+    let (store, _) = parts::open_store(&values, &folder, Rights::Read).await?;
+    Ok(Some(store))
+}
+
+/// What only the process knows that publishes: whether it does, and why not. Another role has nothing to say of it.
+async fn ask_indexer(client: &Client, findings: &mut Vec<Finding>) {
+    let request = within(CALL, ListCollectionsRequest {});
+    let collections = match client.admin().list_collections(request).await {
+        Ok(answer) => answer.into_inner().collections,
+        Err(status) if status.code() == Code::Unimplemented => return,
+        Err(status) => return findings.push(Finding::bad("server", &CommandError::from(status))),
+    };
+    for collection in collections {
+        let (reason, message) = (&collection.standstill_reason, &collection.standstill_message);
+        findings.push(Finding {
+            what: format!("publishing of {}", collection.name),
+            ok: reason.is_empty(),
+            found: match reason.as_str() {
+                "" => "goes on".to_owned(),
+                reason => format!("{message} ({reason})"),
+            },
+        });
+    }
 }
 
 async fn look_at_store(store: Arc<dyn Store>, findings: &mut Vec<Finding>) {

@@ -87,6 +87,15 @@ impl Folder {
         Ok(Taken::Ours(folder))
     }
 
+    /// Who works on a folder now, without touching it; nobody where there is no folder.
+    pub(crate) fn holder(root: &Path) -> Option<Holder> {
+        let mut lock = File::open(root.join("lock")).ok()?;
+        let is_held = matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
+        let mut text = String::new();
+        lock.read_to_string(&mut text).ok()?;
+        serde_json::from_str(&text).ok().filter(|_| is_held)
+    }
+
     /// Says in the lock file where gRPC listens, so that commands find it.
     pub(crate) fn announce(&mut self, grpc: Option<SocketAddr>, admin: Option<SocketAddr>) -> io::Result<()> {
         let holder = Holder {

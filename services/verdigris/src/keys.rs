@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use verdigris_runtime::config::process::KEYS as PROCESS;
+use verdigris_runtime::config::units::ByteSize;
 use verdigris_runtime::config::{Key, Kind};
 
 /// All keys of a process.
@@ -80,6 +81,11 @@ const ROLES: &[Key] = &[
         "cache.folder",
         Kind::Path,
         "Where files of a remote store are kept, for one process alone. Without it `cache/objects` in the data folder.",
+    ),
+    key(
+        "cache.limit",
+        Kind::Bytes(ByteSize(1 << 20), ByteSize(1 << 50)),
+        "Bytes that these files may take. Two releases must fit: the one that answers and the next. Without it all that the disk has free, less 64 MiB.",
     ),
     key(
         "search.lineage",

@@ -21,7 +21,7 @@ use crate::arguments::{Arguments, Command, Config, Global, Model, Releases};
 use crate::client::{Access, Client};
 use crate::commands::{self, CommandError};
 use crate::exit::Exit;
-use crate::folder::{Folder, Taken};
+use crate::folder::{Folder, Holder, Taken};
 use crate::keys::keys;
 use crate::output::{Output, pairs, table};
 use crate::server::{self, Listeners, Role, Start};
@@ -142,28 +142,51 @@ fn show_config(values: &verdigris_runtime::config::Values, origin: bool, output:
 
 async fn with_server(arguments: &Arguments, output: &Output) -> anyhow::Result<Exit> {
     let global = &arguments.global;
-    let identity = global.client_certificate.as_deref().zip(global.client_key.as_deref());
-    let access = Access::read(global.client_token_file.as_deref(), global.ca_file.as_deref(), identity)?;
+    let client = match &global.server {
+        Some(url) => named(url, global).await?,
+        None => match Folder::take(&global.data)? {
+            Taken::Held(holder) => holding(holder, global).await?,
+            Taken::Ours(folder) => return on_folder(folder, arguments, output).await,
+        },
+    };
+    Ok(commands::run(&arguments.command, global, &client, output).await?)
+}
+
+/// The server that is named, or the one that runs on the data folder, which is not touched; none where there is none.
+pub(crate) async fn running(global: &Global) -> anyhow::Result<Option<Client>> {
     if let Some(url) = &global.server {
-        let mut client = Client::connect(url, &access).await?;
-        if let Some(url) = &global.admin_server {
-            client = client.administered_at(url, &access).await?;
-        }
-        return Ok(commands::run(&arguments.command, global, &client, output).await?);
+        return named(url, global).await.map(Some);
     }
-    match Folder::take(&global.data)? {
-        Taken::Held(holder) => {
-            let (address, admin) = holder.map_or((None, None), |holder| (holder.grpc, holder.admin));
-            let address =
-                address.context("the process that holds the data folder is not up yet; try again in a moment")?;
-            let mut client = Client::connect(&format!("http://{address}"), &access).await?;
-            if let Some(admin) = admin {
-                client = client.administered_at(&format!("http://{admin}"), &access).await?;
-            }
-            Ok(commands::run(&arguments.command, global, &client, output).await?)
-        }
-        Taken::Ours(folder) => on_folder(folder, arguments, output).await,
+    match Folder::holder(&global.data) {
+        Some(holder) => holding(Some(holder), global).await.map(Some),
+        None => Ok(None),
     }
+}
+
+async fn named(url: &str, global: &Global) -> anyhow::Result<Client> {
+    let access = access(global)?;
+    let client = Client::connect(url, &access).await?;
+    Ok(match &global.admin_server {
+        Some(url) => client.administered_at(url, &access).await?,
+        None => client,
+    })
+}
+
+/// The process that holds the data folder.
+async fn holding(holder: Option<Holder>, global: &Global) -> anyhow::Result<Client> {
+    let access = access(global)?;
+    let (address, admin) = holder.map_or((None, None), |holder| (holder.grpc, holder.admin));
+    let address = address.context("the process that holds the data folder is not up yet; try again in a moment")?;
+    let client = Client::connect(&format!("http://{address}"), &access).await?;
+    Ok(match admin {
+        Some(admin) => client.administered_at(&format!("http://{admin}"), &access).await?,
+        None => client,
+    })
+}
+
+fn access(global: &Global) -> Result<Access, CommandError> {
+    let identity = global.client_certificate.as_deref().zip(global.client_key.as_deref());
+    Access::read(global.client_token_file.as_deref(), global.ca_file.as_deref(), identity)
 }
 
 /// Starts all roles on the folder, runs the command against them, and ends them: the same way as with a server.

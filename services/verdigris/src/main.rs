@@ -11,6 +11,7 @@ mod controller;
 mod doctor;
 mod exit;
 mod export;
+mod figures;
 mod folder;
 mod keys;
 mod kubectl;

@@ -61,6 +61,11 @@ impl StoreMetrics {
         self.seconds.with_label_values(&["get"]);
     }
 
+    /// Bytes that were read.
+    pub(crate) fn fetched(&self) -> IntCounter {
+        self.fetched.clone()
+    }
+
     fn note<T>(&self, operation: &str, began: Instant, result: &Result<T, StoreError>) {
         let outcome = match result {
             Ok(_) => "ok",

@@ -24,10 +24,10 @@ pub(crate) struct Opener {
 
 impl Opener {
     /// Over files of the store itself, or of a cache.
-    pub(crate) fn new(store: Arc<dyn Store>, files: VerifiedFiles) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, files: impl Into<Arc<VerifiedFiles>>) -> Self {
         Self {
             store,
-            files: Arc::new(files),
+            files: files.into(),
             segments: Arc::default(),
             open: Mutex::default(),
         }
@@ -39,8 +39,13 @@ impl Opener {
         previous: Option<&Arc<Release>>,
     ) -> Result<Arc<Release>, OpenError> {
         let digest = Digest::of(&manifest.encode());
-        if let Some(release) = self.lock().get(&digest).and_then(|(release, _)| release.upgrade()) {
-            return Ok(release);
+        {
+            let mut open = self.lock();
+            if let Some(release) = open.get(&digest).and_then(|(release, _)| release.upgrade()) {
+                return Ok(release);
+            }
+            // What nobody has open any more makes room in the cache for this one.
+            open.retain(|_, (release, _)| release.strong_count() > 0);
         }
         let (files, lease) = leased_release_files(&self.files, &*self.store, &manifest)
             .await
@@ -54,10 +59,7 @@ impl Opener {
         let opened = tokio::task::spawn_blocking(move || Release::open(manifest, parts, &segments)).await;
         let opened = opened.map_err(|error| OpenError::Unavailable(Box::new(error)))?;
         let release = Arc::new(opened.map_err(|error| OpenError::Damaged(Box::new(error)))?);
-        let mut open = self.lock();
-        open.retain(|_, (release, _)| release.strong_count() > 0);
-        open.insert(digest, (Arc::downgrade(&release), lease));
-        drop(open);
+        self.lock().insert(digest, (Arc::downgrade(&release), lease));
         self.files.forget_missing();
         Ok(release)
     }

@@ -1,11 +1,11 @@
 //! What roles are put together from, by configuration: a store, a bus, models, an opener. Each is opened by one function.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use prometheus::Registry;
+use prometheus::{IntCounter, Registry};
 use verdigris_bus::nats::{NatsBus, NatsOptions};
 use verdigris_bus::{Bus, SqliteBus, SqliteOptions};
 use verdigris_embed::{CACHE_VECTORS_MAX, Embedders, EmbeddingCache};
@@ -17,6 +17,7 @@ use verdigris_store::directory::DirectoryStore;
 use verdigris_store::fetch::VerifiedFiles;
 use verdigris_store::s3::{Encryption, S3Options, S3Store};
 
+use crate::figures;
 use crate::folder::Folder;
 use crate::measured::{MeasuredStore, StoreMetrics};
 use crate::opener::Opener;
@@ -63,6 +64,8 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     /// How often the pointer is looked at.
     pub(crate) poll: Duration,
+    /// Bytes that were read from the store.
+    pub(crate) fetched: IntCounter,
 }
 
 /// What roles need that open releases.
@@ -80,30 +83,43 @@ impl Parts {
         rights: Rights,
         registry: &Registry,
     ) -> anyhow::Result<Self> {
-        let (store, poll) = open_store(values, folder, rights).await?;
-        let store: Arc<dyn Store> = Arc::new(MeasuredStore::new(store, StoreMetrics::register(registry)?));
+        let (store, poll) = open_store(values, &folder.store(), rights).await?;
+        let metrics = StoreMetrics::register(registry)?;
+        let fetched = metrics.fetched();
         Ok(Self {
-            store,
+            store: Arc::new(MeasuredStore::new(store, metrics)),
+            fetched,
             poll,
             clock: Clock::system(),
         })
     }
 
     /// What opens releases of the store, with models from their folder.
-    pub(crate) fn opening(&self, values: &Values, folder: &Folder, models: PathBuf) -> anyhow::Result<Opening> {
+    pub(crate) fn opening(
+        &self,
+        values: &Values,
+        folder: &Folder,
+        models: PathBuf,
+        registry: &Registry,
+    ) -> anyhow::Result<Opening> {
         let cached = values.path("cache.folder").map(PathBuf::from);
         let cached = cached.unwrap_or_else(|| folder.cache().join("objects"));
-        let files = match self.is_remote() {
-            true => VerifiedFiles::with_cache(&cached)
-                .with_context(|| format!("cache folder {} cannot be used", cached.display()))?,
-            false => VerifiedFiles::default(),
+        let files = match (self.is_remote(), values.bytes("cache.limit")) {
+            (false, _) => Ok(VerifiedFiles::default()),
+            (true, None) => VerifiedFiles::with_cache(&cached),
+            (true, Some(limit)) => VerifiedFiles::with_limited_cache(&cached, limit.0),
         };
+        let files = files.with_context(|| format!("cache folder {} cannot be used", cached.display()))?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let cache = EmbeddingCache::open(&folder.cache().join("embeddings.sqlite"), CACHE_VECTORS_MAX);
         let cache = cache.context("the embedding cache cannot be opened")?;
+        let embedders = Arc::new(Embedders::new(models, threads, Some(Arc::new(cache))));
+        let files = Arc::new(files);
+        figures::of_models(registry, embedders.clone())?;
+        figures::of_cache(registry, files.clone())?;
         Ok(Opening {
             opener: Arc::new(Opener::new(self.store.clone(), files)),
-            embedders: Arc::new(Embedders::new(models, threads, Some(Arc::new(cache)))),
+            embedders,
             threads,
         })
     }
@@ -113,10 +129,14 @@ impl Parts {
     }
 }
 
-/// The store of a configuration, and how often its pointers are looked at.
-async fn open_store(values: &Values, folder: &Folder, rights: Rights) -> anyhow::Result<(Arc<dyn Store>, Duration)> {
+/// The store of a configuration, in this folder where it names none, and how often its pointers are looked at.
+pub(crate) async fn open_store(
+    values: &Values,
+    folder: &Path,
+    rights: Rights,
+) -> anyhow::Result<(Arc<dyn Store>, Duration)> {
     let Some(url) = values.text("store.url") else {
-        return Ok((Arc::new(DirectoryStore::open(&folder.store())?), POLL));
+        return Ok((Arc::new(DirectoryStore::open(folder)?), POLL));
     };
     let poll = if url.starts_with(S3) { POLL_REMOTE } else { POLL };
     Ok((store_at(url, |options| s3(values, rights, options)).await?, poll))
@@ -137,7 +157,7 @@ pub(crate) async fn store_at(url: &str, more: impl FnOnce(&mut S3Options)) -> an
         value: url.to_owned(),
         expected: "file:DIR or s3://bucket/prefix",
     })?;
-    Ok(Arc::new(DirectoryStore::open(std::path::Path::new(folder))?))
+    Ok(Arc::new(DirectoryStore::open(Path::new(folder))?))
 }
 
 /// How S3 is spoken to.

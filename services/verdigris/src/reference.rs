@@ -1,14 +1,18 @@
 //! `docs/configuration.md` holds what the tables of keys and the registered metrics say; tests hold it current.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use verdigris_controller::metrics::ControllerMetrics;
 use verdigris_core::settings::Settings;
+use verdigris_embed::Embedders;
 use verdigris_indexer::metrics::IndexerMetrics;
 use verdigris_runtime::config::{reference, table_mistakes};
+use verdigris_runtime::demotion::Demotion;
 use verdigris_runtime::metrics::{self, RpcMetrics};
 use verdigris_search::metrics::SearchMetrics;
 
+use crate::figures;
 use crate::keys::keys;
 use crate::measured::StoreMetrics;
 
@@ -59,6 +63,9 @@ fn the_metrics_page_is_current_and_names_are_in_order() {
     SearchMetrics::register(&registry).expect("registered").touch();
     ControllerMetrics::register(&registry).expect("registered").touch();
     StoreMetrics::register(&registry).expect("registered").touch();
+    figures::of_models(&registry, Arc::new(Embedders::new(PathBuf::new(), 1, None))).expect("registered");
+    figures::of_cache(&registry, Arc::default()).expect("registered");
+    figures::of_demotion(&registry, &Demotion::default()).expect("registered");
     assert_eq!(metrics::naming_mistakes(&registry), Vec::<String>::new());
     let page = format!(
         "# Metrics\n\nWhat `/metrics` says. Labels are bounded.\n\n{}",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
-use prometheus::Registry;
+use prometheus::{IntCounter, Registry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -32,11 +32,12 @@ use verdigris_runtime::shutdown::Tasks;
 use verdigris_runtime::tls::Tls;
 use verdigris_search::metrics::SearchMetrics;
 use verdigris_search::{
-    Collections, Following, MeasurementRpc, PodDeps, PodRpc, QueryRpc, Search, SearchDeps, SearchRpc, Standstill,
-    StandstillOf, Start as StartOf,
+    Collections, Downloaded, Following, MeasurementRpc, PodDeps, PodRpc, QueryRpc, Search, SearchDeps, SearchRpc,
+    Standstill, StandstillOf, Start as StartOf,
 };
 
 use crate::access;
+use crate::figures;
 use crate::folder::Folder;
 use crate::memory::memory_limit;
 use crate::parts::{Opening, Parts, Rights, open_bus};
@@ -110,6 +111,7 @@ struct Services {
 pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks) -> anyhow::Result<Running> {
     let (guard, calls) = access::guard(&start.registry, start.tokens.clone(), start.concurrent_calls)?;
     let demotion = Demotion::default();
+    figures::of_demotion(&start.registry, &demotion)?;
     let mut services = Services {
         open: Routes::default(),
         administration: listeners.admin.as_ref().map(|_| Routes::default()),
@@ -156,7 +158,7 @@ async fn add_roles(
 ) -> anyhow::Result<()> {
     let parts = Parts::open(&start.values, &start.folder, start.role.rights(), &start.registry).await?;
     let instance = format!("up/{}-{:x}", std::process::id(), parts.clock.now_ns());
-    let opening = || parts.opening(&start.values, &start.folder, start.models.clone());
+    let opening = || parts.opening(&start.values, &start.folder, start.models.clone(), &start.registry);
     let pods = PodDeps {
         demotion: demotion.clone(),
         calls,
@@ -178,14 +180,14 @@ async fn add_roles(
             services.add_controller(controller);
         }
         Role::Indexer => {
-            // Whoever has the sample of asked queries forgets by its own age.
+            // A search process takes erased documents from its own sample, by the list that the pointer names.
             let forget: ForgetQueries = Arc::new(|_, _| Box::pin(async { Ok(()) }));
             let instance = instance.replacen("up/", "indexer/", 1);
             let indexer = start_indexer(start, &parts, &opening()?, forget, instance, tasks).await?;
             services.add_indexer(indexer);
         }
         Role::Search => {
-            // Why publishing stands still is known where it does; a read that waits here meets its deadline.
+            // What the pointer says of publishing, the role reads by itself.
             let search = start_search(start, &parts, &opening()?, Arc::new(|_| None), tasks).await?;
             services.add_search(search, pods);
         }
@@ -253,9 +255,14 @@ async fn start_search(
             Following::default()
         },
         log_searches: start.values.switch("search.log").unwrap_or(is_alone),
+        downloaded: downloaded_by(parts.fetched.clone()),
         drag: None,
     };
     Ok(Search::start(deps, tasks.clone()).await?)
+}
+
+fn downloaded_by(fetched: IntCounter) -> Downloaded {
+    Arc::new(move || fetched.get())
 }
 
 fn following(values: &Values) -> anyhow::Result<Following> {

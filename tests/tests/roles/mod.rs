@@ -251,6 +251,7 @@ impl Process {
             memory_limit: Some(1 << 40),
             following: Following::default(),
             log_searches: false,
+            downloaded: Arc::new(|| 0),
             drag: None,
         };
         let search = runtime.block_on(Search::start(deps, tasks.clone()))?;

@@ -68,7 +68,7 @@ impl Purpose {
                 };
                 pointer.publish(*epoch, &published, nonce, now)
             }
-            Self::Settings { version } => pointer.set_settings(settings(*version), None, nonce, now),
+            Self::Settings { version } => pointer.set_settings(pointer, settings(*version), None, nonce, now),
             Self::Goodbye { epoch, .. } => pointer.goodbye(*epoch, nonce, now),
         }
     }

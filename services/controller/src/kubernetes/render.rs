@@ -186,6 +186,7 @@ fn environment(spec: &CollectionSpec, target: &Target) -> Vec<Value> {
     set("STORE_PATH_STYLE", store.path_style.map(|yes| yes.to_string()));
     set("SEARCH_COLLECTIONS", Some(spec.collections.name.clone()));
     set("CACHE_FOLDER", Some(format!("{FOLDER}/cache")));
+    set("CACHE_LIMIT", spec.pods.cache.as_deref().and_then(cache_limit));
     let (has_tokens, has_tls) = (spec.pods.token_secret.is_some(), spec.pods.tls_secret.is_some());
     set("GRPC_TOKEN_FILE", has_tokens.then(|| format!("{TOKENS}/tokens")));
     set("GRPC_TLS_CERTIFICATE", has_tls.then(|| format!("{TLS}/tls.crt")));
@@ -204,6 +205,23 @@ fn environment(spec: &CollectionSpec, target: &Target) -> Vec<Value> {
         .into_iter()
         .map(|(name, value)| json!({"name": name, "value": value}))
         .collect()
+}
+
+/// What files of releases may take of a volume with this limit, on which other things lie too: a pod that exceeds it is
+/// evicted. Nothing where the quantity is written as only Kubernetes reads it.
+fn cache_limit(quantity: &str) -> Option<String> {
+    const UNITS: [(&str, u64); 6] = [
+        ("Mi", 1 << 20),
+        ("Gi", 1 << 30),
+        ("Ti", 1 << 40),
+        ("M", 1_000_000),
+        ("G", 1_000_000_000),
+        ("T", 1_000_000_000_000),
+    ];
+    let (number, unit) = quantity.split_at(quantity.find(|c: char| !c.is_ascii_digit())?);
+    let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    let bytes = number.parse::<u64>().ok()?.checked_mul(*factor)?;
+    Some(format!("{} B", bytes / 10 * 9)).filter(|_| bytes >= 2 << 20)
 }
 
 /// The preview, or the active Service before anything was selected.
@@ -285,6 +303,20 @@ mod tests {
             .iter()
             .filter(|entry| entry["name"] == "VERDIGRIS_SEARCH_LINEAGE");
         assert_eq!(lineage.map(|entry| entry["value"].clone()).collect::<Vec<_>>(), ["l"]);
+    }
+
+    #[test]
+    fn a_cache_keeps_below_the_limit_of_its_volume() {
+        for (quantity, expected) in [
+            ("20Gi", Some("19327352832 B")),
+            ("1G", Some("900000000 B")),
+            ("1Mi", None),
+            ("1.5Gi", None),
+            ("1e9", None),
+            ("4096", None),
+        ] {
+            assert_eq!(cache_limit(quantity).as_deref(), expected, "{quantity}");
+        }
     }
 
     impl CollectionSpec {

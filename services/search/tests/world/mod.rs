@@ -224,6 +224,7 @@ impl Server {
             memory_limit: Some(start.memory_limit.unwrap_or(1 << 40)),
             following: start.following,
             log_searches: false,
+            downloaded: Arc::new(|| 0),
             drag: start.drag,
         };
         let search = Search::start(deps, tasks.clone()).await.expect("the store lists");

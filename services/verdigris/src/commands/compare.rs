@@ -8,6 +8,7 @@ use verdigris_core::queries::ranking::{overlap, rank_change};
 use verdigris_proto::search::{Lineage, ReleaseInfo, SearchRequest, SearchResponse};
 
 use super::CommandError;
+use super::reading::read;
 use super::search::{TITLE, field};
 use crate::client::{CALL, Client, within};
 use crate::exit::Exit;
@@ -74,7 +75,7 @@ async fn ask(request: &SearchRequest, lineage: Lineage, client: &Client) -> Resu
         lineage: lineage.into(),
         ..request.clone()
     };
-    Ok(client.search().search(within(CALL, request)).await?.into_inner())
+    Ok(read(async || client.search().search(within(CALL, request.clone())).await).await?)
 }
 
 fn lineage(answer: &SearchResponse) -> &str {

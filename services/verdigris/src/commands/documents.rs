@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use verdigris_proto::search::GetDocumentRequest;
 
 use super::ingest::send_made;
+use super::reading::read;
 use super::search::proto_lineage;
 use super::waiting::{self, Range};
 use super::{CommandError, raw};
@@ -47,7 +48,7 @@ pub(crate) async fn get(
         min_position: asked.min_position.unwrap_or_default().to_owned(),
         lineage: proto_lineage(asked.lineage).into(),
     };
-    let answer = client.search().get_document(within(CALL, request)).await?.into_inner();
+    let answer = read(async || client.search().get_document(within(CALL, request.clone())).await).await?;
     let release = answer.release.unwrap_or_default();
     let shown = Shown {
         id: answer.id,

@@ -9,6 +9,7 @@ use serde::Serialize;
 use verdigris_proto::search::SearchRequest;
 
 use super::CommandError;
+use super::reading;
 use super::search::proto_mode;
 use crate::arguments::Evaluate;
 use crate::client::{CALL, Client, within};
@@ -121,7 +122,7 @@ async fn ask_all(
             ..SearchRequest::default()
         };
         let asked = Instant::now();
-        let answer = search.search(within(CALL, request)).await?.into_inner();
+        let answer = reading::read(async || search.search(within(CALL, request.clone())).await).await?;
         run.milliseconds.push(asked.elapsed().as_secs_f64() * 1_000.0);
         let generation = answer.release.unwrap_or_default().generation;
         run.generations = Some([run.generations.map_or(generation, |[first, _]| first), generation]);

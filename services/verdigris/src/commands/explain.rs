@@ -8,6 +8,7 @@ use verdigris_proto::admin::{
 use verdigris_proto::search::{Hit, Lineage, SearchRequest};
 
 use super::CommandError;
+use super::reading::read;
 use crate::client::{CALL, Client, LONG_CALL, within};
 use crate::exit::Exit;
 use crate::output::{Output, pairs, table, to_the_second};
@@ -148,7 +149,8 @@ async fn ranked(
             lineage: lineage.into(),
             ..SearchRequest::default()
         };
-        let hits = client.search().search(within(CALL, request)).await?.into_inner().hits;
+        let answer = read(async || client.search().search(within(CALL, request.clone())).await).await?;
+        let hits = answer.hits;
         let found = hits.into_iter().zip(1..).find(|(hit, _)| hit.id == id);
         Ok(found.map(|(hit, rank)| (rank, hit)))
     };

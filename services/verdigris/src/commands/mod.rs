@@ -17,6 +17,7 @@ mod ingest;
 mod lines;
 mod logged;
 pub(crate) mod looking;
+mod reading;
 mod rebuild;
 mod rejected;
 mod releases;

@@ -10,6 +10,7 @@ use verdigris_proto::search::{
     Hit, Lineage as ProtoLineage, SearchMode as ProtoMode, SearchRequest, SearchResponse, Timings,
 };
 
+use super::reading::read;
 use super::{CommandError, compare, raw};
 use crate::arguments::{Lineage, Search, SearchMode};
 use crate::client::{CALL, Client, within};
@@ -70,7 +71,7 @@ pub(crate) async fn run(
     if arguments.compare {
         return compare::run(request, client, output).await;
     }
-    let answer = client.search().search(within(CALL, request)).await?.into_inner();
+    let answer = read(async || client.search().search(within(CALL, request.clone())).await).await?;
     let shown = Shown::try_from(answer)?;
     output.answer(&shown, |shown| for_people(shown, arguments.offset))?;
     Ok(Exit::Done)
