@@ -19,7 +19,8 @@ const EDGES: [(&str, &[&str]); 13] = [
         "verdigris-indexer",
         &["core", "runtime", "proto", "engine", "embed", "store", "bus"],
     ),
-    ("verdigris-controller", &["core", "runtime", "proto", "store"]),
+    // Its own tests start the executable, as the plugin of kubectl.
+    ("verdigris-controller", &["core", "runtime", "proto", "store", "tests"]),
     (
         "verdigris-search",
         &["core", "runtime", "proto", "engine", "embed", "store"],

@@ -11,9 +11,11 @@ mod claim;
 mod command;
 mod lease;
 mod names;
+mod obey;
 mod observe;
 pub mod plugin;
 mod pods;
+mod quota;
 mod reconcile;
 mod render;
 #[expect(clippy::duplicated_attributes, reason = "each printer column has a name and a type")]
@@ -42,6 +44,7 @@ pub use self::lease::LeaseOptions;
 pub use self::pods::{GrpcPods, Pods};
 use self::reconcile::Memories;
 use self::resource::{Collection, StoreSpec};
+use crate::metrics::ControllerMetrics;
 
 /// How many Collections are looked after at the same time.
 const AT_ONCE: u16 = 16;
@@ -76,6 +79,8 @@ pub struct KubernetesDeps {
     pub clock: Clock,
     /// Who leads; without it this controller takes it that there is no other.
     pub lease: Option<LeaseOptions>,
+    /// Figures.
+    pub metrics: ControllerMetrics,
     /// Name of this process, in events and in the lease.
     pub identity: String,
 }
@@ -99,7 +104,8 @@ pub async fn run(deps: KubernetesDeps, token: CancellationToken) -> Result<(), K
     if token.is_cancelled() {
         return Ok(());
     }
-    let client = deps.client.clone();
+    let (client, metrics) = (deps.client.clone(), deps.metrics.clone());
+    metrics.leads(true);
     let namespace = deps.namespace.clone();
     let reporter = Reporter {
         controller: "verdigris".to_owned(),
@@ -123,6 +129,7 @@ pub async fn run(deps: KubernetesDeps, token: CancellationToken) -> Result<(), K
     tokio::select! {
         () = &mut controlling => {}
         () = watched => {
+            metrics.leads(false);
             if let (Some((_, name)), false) = (&lease, token.is_cancelled()) {
                 return Err(KubernetesError::LeaseLost(name.clone()));
             }
@@ -189,7 +196,20 @@ pub fn crd_yaml() -> String {
     if let Some(map) = value.as_object_mut() {
         map.remove("status");
     }
+    shorten(&mut value);
     yaml::text(&value)
+}
+
+/// Takes out what Kubernetes says of quantities at each place where one stands: pages.
+fn shorten(value: &mut serde_json::Value) {
+    if let Some(map) = value.as_object_mut() {
+        if map.contains_key("x-kubernetes-int-or-string") {
+            map.remove("description");
+        }
+        map.values_mut().for_each(shorten);
+    } else if let Some(values) = value.as_array_mut() {
+        values.iter_mut().for_each(shorten);
+    }
 }
 
 /// Labels or annotations.

@@ -151,7 +151,7 @@ impl Owner {
         let planned = plan(&spec, &pointer, &observation, now);
         self.deps
             .metrics
-            .stands(&self.name, planned.phase, pointer.promotion_hold.is_some());
+            .stands(self.name.as_str(), planned.phase, pointer.promotion_hold.is_some());
         let actions = planned.actions.clone();
         let wake_at = planned.wake_at;
         self.standing.send_replace(Standing {
@@ -248,7 +248,7 @@ impl Owner {
                     .map(|(_, spec)| spec.gates.clone())
                     .unwrap_or_default();
                 let verdict = judge(&limits, &measurements);
-                self.deps.metrics.judged(&self.name, &verdict);
+                self.deps.metrics.judged(self.name.as_str(), &verdict);
                 let against: Vec<&str> = verdict.against().map(|gate| gate.gate.name()).collect();
                 tracing::info!(
                     collection = %self.name, lineage = %verdict.lineage, generation = verdict.generation,

@@ -11,6 +11,8 @@
 mod apiserver;
 #[path = "kubernetes/cluster.rs"]
 mod cluster;
+#[path = "kubernetes/plugin.rs"]
+mod plugin;
 #[path = "kubernetes/search.rs"]
 mod search;
 #[path = "kubernetes/world.rs"]
@@ -32,6 +34,8 @@ async fn rollouts_go_their_way_on_a_real_api() {
         image_and_scale(server.world("image").await),
         killed_between_steps(server.world("killed").await),
         one_leads(server.world("lease").await),
+        no_room(server.world("room").await),
+        plugin::every_verb_says_how_it_ended(server.world("plugin").await),
         deleted(server.world("end").await),
     );
 }
@@ -64,7 +68,26 @@ async fn swap_and_go_back(world: World) {
     world
         .until_events(&["TrafficMoved", "Promoted", "Returned", "Command"])
         .await;
+    // The first lineage was not moved to. How long the cluster took to follow is known a look later.
+    for kind in ["promote", "return"] {
+        let of = format!("{{collection=\"products\",kind=\"{kind}\"}}");
+        assert_eq!(world.figure(&format!("verdigris_rollout_flips_total{of}")), Some(1.0));
+        world
+            .until_figure(&format!("verdigris_rollout_swap_seconds_count{of}"), Some(1.0))
+            .await;
+    }
+    for (series, value) in [
+        ("verdigris_controller_leader", 1.0),
+        ("verdigris_rollout_held{collection=\"products\"}", 1.0),
+        (
+            "verdigris_rollout_pods{collection=\"products\",slot=\"blue\",state=\"ready\"}",
+            2.0,
+        ),
+    ] {
+        world.until_figure(series, Some(value)).await;
+    }
     world.stop(controller).await;
+    assert_eq!(world.figure("verdigris_controller_leader"), Some(0.0));
 }
 
 /// A lineage that fails a gate stays out, until a person promotes it as it was judged; another one is given up.
@@ -78,6 +101,16 @@ async fn gates_and_words(world: World) {
     let status = world.status().await;
     assert_eq!(status.lineage.as_deref(), Some("a"));
     assert!(status.verdict.unwrap().against[0].starts_with("recall"));
+    for (series, value) in [
+        ("verdigris_rollout_gate{collection=\"products\",gate=\"recall\"}", 0.0),
+        (
+            "verdigris_rollout_judged_total{collection=\"products\",promotable=\"false\"}",
+            1.0,
+        ),
+        ("verdigris_rollout_degraded{collection=\"products\"}", 1.0),
+    ] {
+        world.until_figure(series, Some(value)).await;
+    }
     let target = world.target_of("bad1").await;
     let said = world.command("promote", &target, Some(999)).await;
     assert_eq!(said.outcome, "Refused", "{}", said.message);
@@ -145,6 +178,68 @@ async fn image_and_scale(world: World) {
     world.stop(controller).await;
 }
 
+/// What does not fit is not begun, and what the cluster does not place or make is told in its words; traffic stays.
+async fn no_room(world: World) {
+    world.publish_first("a").await;
+    let controller = world.start_controller("one");
+    world.apply(json!({"keepSeconds": 1, "bakeSeconds": 0})).await;
+    world.until_active("a").await;
+    let (three, four) = (json!({"requests.memory": "3Gi"}), json!({"requests.memory": "4Gi"}));
+    world.quota("team", &[], three, json!({"requests.memory": "2Gi"})).await;
+    world.publish_candidate("b").await;
+    world
+        .until_said(
+            "Degraded",
+            "they ask for 2Gi of requests.memory, and quota team leaves 1Gi",
+        )
+        .await;
+    world.until_condition("Progressing", "False").await;
+    assert_eq!(
+        (world.pods_of("b").await, world.status().await.phase.as_str()),
+        (0, "Warming")
+    );
+    world.quota("team", &[], four, json!({"requests.memory": "2Gi"})).await;
+    world.until_active("b").await;
+    world
+        .until("the way back is given up", async |world| world.pods_of("a").await == 0)
+        .await;
+    // Nothing but the API knows what a quota with a scope is about.
+    world
+        .quota("team", &[], json!({"requests.memory": "1Ti"}), json!({}))
+        .await;
+    world
+        .quota("few", &["NotBestEffort"], json!({"pods": "2"}), json!({"pods": "2"}))
+        .await;
+    world.set_image("vdg.test/search:2").await;
+    world
+        .until_said("Degraded", "the cluster makes no more pods of slot blue")
+        .await;
+    world.until_said("Degraded", "exceeded quota: few").await;
+    world
+        .quota("few", &["NotBestEffort"], json!({"pods": "100"}), json!({"pods": "2"}))
+        .await;
+    world
+        .until("the new image answers", async |world| {
+            world.status().await.active_slot.as_deref() == Some("blue")
+        })
+        .await;
+    world
+        .until("the image before is gone after keep", async |world| {
+            world.pods().await == 2
+        })
+        .await;
+    world.set_image("vdg.test/search:huge").await;
+    world
+        .until_said(
+            "Degraded",
+            "no node has room for 2 pods of slot green: 0/1 nodes are available",
+        )
+        .await;
+    world.until_condition("Progressing", "False").await;
+    assert_eq!(world.status().await.active_slot.as_deref(), Some("blue"));
+    world.stop(controller).await;
+}
+
 /// A controller that ends at any moment, while somebody else writes to the same objects, is carried on by the next.
 async fn killed_between_steps(world: World) {
     world.publish_first("a").await;
@@ -196,6 +291,9 @@ async fn deleted(world: World) {
     world.delete().await;
     world
         .until("the Collection is gone", async |world| world.is_gone().await)
+        .await;
+    world
+        .until_figure("verdigris_rollout_degraded{collection=\"products\"}", None)
         .await;
     world.stop(controller).await;
 }

@@ -240,14 +240,18 @@ impl Credentials {
     /// Calls with the token in the first line of a file; without one when there is no file.
     pub(crate) fn read(path: Option<&Path>) -> Result<Self, CommandError> {
         let Some(path) = path else { return Ok(Self::default()) };
-        let text = fs::read_to_string(path);
-        let text = text.map_err(|source| CommandError::Read {
-            path: path.display().to_string(),
-            source,
-        })?;
-        let token = text.lines().next().unwrap_or_default().trim();
-        Self::bearer(token).ok_or_else(|| CommandError::Token { path: path.to_owned() })
+        Self::bearer(&token(path)?).ok_or_else(|| CommandError::Token { path: path.to_owned() })
     }
+}
+
+/// The token in the first line of a file.
+pub(crate) fn token(path: &Path) -> Result<String, CommandError> {
+    let text = fs::read_to_string(path);
+    let text = text.map_err(|source| CommandError::Read {
+        path: path.display().to_string(),
+        source,
+    })?;
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
 impl Interceptor for Credentials {

@@ -9,18 +9,19 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 use verdigris_controller::kubernetes::resource::StoreSpec;
 use verdigris_controller::kubernetes::{self, GrpcPods, KubernetesDeps, LeaseOptions, OpenStore};
+use verdigris_controller::metrics::ControllerMetrics;
 use verdigris_runtime::clock::Clock;
 use verdigris_runtime::config::process::Process;
 use verdigris_runtime::http::{self, Readiness, bind};
 use verdigris_runtime::shutdown::{Tasks, terminated};
 use verdigris_runtime::{metrics, telemetry};
 use verdigris_store::Store;
-use verdigris_store::directory::DirectoryStore;
-use verdigris_store::s3::{S3Options, S3Store};
 
 use crate::arguments::{Global, Serve};
+use crate::client::token;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::parts::store_at;
 use crate::server::Role;
 use crate::up;
 
@@ -66,12 +67,13 @@ pub(crate) async fn run(controller: &Controller, global: &Global, output: &Outpu
     let _telemetry = telemetry::begin(&process.telemetry)?;
     let (registry, readiness) = (metrics::registry()?, Readiness::default());
     let listener = bind(process.http).await?;
+    let figures = ControllerMetrics::register(&registry)?;
     let (tasks, mut ended) = Tasks::new();
     let serving = http::serve(listener, registry, readiness, tasks.token());
     tasks.spawn("HTTP server", async move { Ok(serving.await?) });
-    let deps = deps(controller).await?;
-    let token: CancellationToken = tasks.token();
-    tasks.spawn("Collections", async move { Ok(kubernetes::run(deps, token).await?) });
+    let deps = deps(controller, figures).await?;
+    let end: CancellationToken = tasks.token();
+    tasks.spawn("Collections", async move { Ok(kubernetes::run(deps, end).await?) });
     let exit = tokio::select! {
         signal = terminated() => {
             tracing::info!("{}: letting the lease go", signal?);
@@ -87,22 +89,22 @@ pub(crate) async fn run(controller: &Controller, global: &Global, output: &Outpu
     Ok(exit)
 }
 
-async fn deps(controller: &Controller) -> anyhow::Result<KubernetesDeps> {
+async fn deps(controller: &Controller, metrics: ControllerMetrics) -> anyhow::Result<KubernetesDeps> {
     let client = kubernetes::client().await?;
     let mut pods = GrpcPods::new(controller.pods_port);
     if let Some(file) = &controller.pods_token_file {
-        let token = std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
-        let token = token.lines().next().unwrap_or_default().trim().to_owned();
         pods = pods
-            .with_token(&token)
+            .with_token(&token(file)?)
             .context("the token has characters that a header cannot hold")?;
     }
-    let open_store: OpenStore = Arc::new(|spec| Box::pin(async move { open(&spec).await }));
+    let open_store: OpenStore =
+        Arc::new(|spec| Box::pin(async move { open(&spec).await.map_err(|error| format!("{error:#}")) }));
     Ok(KubernetesDeps {
         client,
         open_store,
         pods: Arc::new(pods),
         clock: Clock::system(),
+        metrics,
         lease: Some(LeaseOptions {
             namespace: controller.namespace.clone().unwrap_or_else(|| "default".to_owned()),
             name: controller.lease.clone(),
@@ -112,14 +114,10 @@ async fn deps(controller: &Controller) -> anyhow::Result<KubernetesDeps> {
     })
 }
 
-async fn open(spec: &StoreSpec) -> Result<Arc<dyn Store>, String> {
-    let Some(folder) = spec.url.strip_prefix("file:") else {
-        let mut options = S3Options::parse(&spec.url).map_err(|error| error.to_string())?;
+async fn open(spec: &StoreSpec) -> anyhow::Result<Arc<dyn Store>> {
+    store_at(&spec.url, |options| {
         (options.region, options.endpoint) = (spec.region.clone(), spec.endpoint.clone());
         options.path_style = spec.path_style.unwrap_or(false);
-        let store = S3Store::connect(options).await.map_err(|error| error.to_string())?;
-        return Ok(Arc::new(store));
-    };
-    let store = DirectoryStore::open(std::path::Path::new(folder)).map_err(|error| error.to_string())?;
-    Ok(Arc::new(store))
+    })
+    .await
 }

@@ -2,36 +2,22 @@
 //! stands is in its status, and what a person wants is a command that the controller answers there.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use verdigris_controller::kubernetes::plugin::{Command, Plugin, PluginError, Verb};
 use verdigris_controller::kubernetes::resource::{Collection, CollectionStatus, SlotStatus};
 
+use crate::commands::looking::{self, LOOK, is_moving, until};
 use crate::commands::{CommandError, user};
 use crate::exit::Exit;
-use crate::output::{Format, Output, pairs, table, to_the_second};
+use crate::output::{Format, Output, pairs, table};
 
 /// The name under which the executable is the plugin; with `_complete-` before it, kubectl asks for completions.
 const NAME: &str = "kubectl-verdigris";
-/// Between two looks while watching or waiting.
-const LOOK: Duration = Duration::from_millis(500);
 /// How long the controller may take to answer a command; going back itself is tried for a minute.
 const ANSWER: Duration = Duration::from_secs(90);
-/// Phases in which something more happens by itself, soon.
-const MOVING: [&str; 7] = [
-    "",
-    "Building",
-    "Warming",
-    "Leveling",
-    "Judging",
-    "Promoting",
-    "Returning",
-];
-/// Moves the cursor home and clears what is below.
-const CLEAR: &str = "\x1b[H\x1b[J";
-
 /// Blue/green vector search on this cluster.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl verdigris", version, about)]
@@ -138,9 +124,16 @@ pub(crate) fn main() -> ExitCode {
     match done {
         Ok(exit) => exit.into(),
         Err(error) => {
-            output.error("SERVER_UNREACHABLE", &format!("{error:#}"), None);
+            output.error(reason(&error), &format!("{error:#}"), None);
             Exit::Error.into()
         }
+    }
+}
+
+fn reason(error: &anyhow::Error) -> &'static str {
+    match error.downcast_ref() {
+        Some(PluginError::NotFound(_)) => "COLLECTION_NOT_FOUND",
+        _ => "SERVER_UNREACHABLE",
     }
 }
 
@@ -155,12 +148,16 @@ async fn asked(arguments: &Arguments, output: &Output) -> anyhow::Result<Exit> {
             output.answer(&all, |all| listed(all))?;
             Ok(Exit::Done)
         }
-        Asked::Status { name, watch: true, .. } => watched(&plugin, name, output).await,
+        Asked::Status { name, watch: true, .. } => {
+            let look = async || Ok(plugin.get(name).await?);
+            looking::watch(output, look, |collection| json!(collection.status), shown).await
+        }
         Asked::Status {
             name, wait, timeout, ..
         } => {
             let limit = timeout.map(Duration::from_secs);
-            let (collection, is_settled) = settled(&plugin, name, *wait, limit).await?;
+            let look = async || plugin.get(name).await;
+            let (collection, is_settled) = until(limit, LOOK, look, |seen| !wait || is_settled(seen)).await?;
             told(&collection, output)?;
             Ok(if is_settled { Exit::Done } else { Exit::NotSearchable })
         }
@@ -226,63 +223,30 @@ async fn promoted(
     limit: Duration,
     output: &Output,
 ) -> anyhow::Result<Exit> {
-    let began = Instant::now();
+    let began = std::time::Instant::now();
     let command = command(plugin, of, Verb::Promote, &["candidate"], generation).await?;
     let answer = plugin.ask(&of.name, &command, ANSWER).await?;
     if answer.outcome != "Done" {
         output.answer(&answer, |answer| format!("{}: {}", answer.verb, answer.message))?;
         return Ok(Exit::Refused);
     }
-    loop {
-        let collection = plugin.get(&of.name).await?;
-        let active = collection
-            .status
-            .as_ref()
-            .and_then(|status| status.active_target.as_ref());
-        let answers = active == Some(&command.target);
-        if answers || began.elapsed() >= limit {
-            told(&collection, output)?;
-            return Ok(if answers { Exit::Done } else { Exit::NotSearchable });
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// The Collection, where asked once nothing more happens by itself; and whether that came about in time.
-async fn settled(
-    plugin: &Plugin,
-    name: &str,
-    wait: bool,
-    limit: Option<Duration>,
-) -> Result<(Collection, bool), PluginError> {
-    let began = Instant::now();
-    loop {
-        let collection = plugin.get(name).await?;
+    let look = async || plugin.get(&of.name).await;
+    let is_active = |collection: &Collection| {
         let status = collection.status.as_ref();
-        let is_of_now = status.map(|status| status.observed_generation) == collection.metadata.generation;
-        let is_moving = status.is_none_or(|status| MOVING.contains(&status.phase.as_str()));
-        let is_settled = !wait || (is_of_now && !is_moving);
-        if is_settled || limit.is_some_and(|limit| began.elapsed() >= limit) {
-            return Ok((collection, is_settled));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+        status.and_then(|status| status.active_target.as_ref()) == Some(&command.target)
+    };
+    let left = limit.saturating_sub(began.elapsed());
+    let (collection, answers) = until(Some(left), LOOK, look, is_active).await?;
+    told(&collection, output)?;
+    Ok(if answers { Exit::Done } else { Exit::NotSearchable })
 }
 
-/// A live picture, until the process is told to end.
-async fn watched(plugin: &Plugin, name: &str, output: &Output) -> anyhow::Result<Exit> {
-    let mut before: Option<CollectionStatus> = None;
-    loop {
-        let collection = plugin.get(name).await?;
-        if collection.status != before {
-            match output.format() {
-                Format::Json => output.text(&json!(collection.status).to_string())?,
-                Format::People => output.text(&format!("{CLEAR}{}", shown(&collection)))?,
-            }
-            before = collection.status;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+/// Whether the controller has seen the spec as it is, and nothing more happens by itself.
+fn is_settled(collection: &Collection) -> bool {
+    let Some(status) = &collection.status else { return false };
+    // Empty without a reason: the controller has only begun.
+    let has_begun = status.phase == "Empty" && status.message.is_empty();
+    !has_begun && Some(status.observed_generation) == collection.metadata.generation && !is_moving(&status.phase)
 }
 
 fn told(collection: &Collection, output: &Output) -> Result<(), CommandError> {
@@ -356,19 +320,15 @@ fn shown(collection: &Collection) -> String {
 }
 
 fn history(status: &CollectionStatus) -> String {
-    if status.history.is_empty() {
-        return "the first lineage answers since the beginning".to_owned();
-    }
-    let rows = status.history.iter().map(|entry| {
-        vec![
-            to_the_second(&entry.since),
+    looking::history(status.history.iter().map(|entry| {
+        [
+            entry.since.clone(),
             entry.lineage.clone(),
             entry.generation.to_string(),
             entry.actor.clone(),
             entry.reason.clone(),
         ]
-    });
-    table(&["since", "lineage", "generation", "by", "why"], &["generation"], rows)
+    }))
 }
 
 #[cfg(test)]
@@ -380,6 +340,25 @@ mod tests {
     #[test]
     fn the_arguments_hold_together() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_collection_is_settled_once_its_spec_was_seen_and_nothing_moves() {
+        let check = |phase: &str, message: &str, seen: i64, expect: bool| {
+            let collection: Collection = serde_json::from_value(json!({
+                "apiVersion": "verdigris.dev/v1alpha1", "kind": "Collection",
+                "metadata": {"name": "products", "generation": 2},
+                "spec": {"store": {"url": "s3://b"}, "collections": {"name": "products"}, "image": "i"},
+                "status": {"phase": phase, "message": message, "observedGeneration": seen},
+            }))
+            .unwrap();
+            assert_eq!(is_settled(&collection), expect, "{phase} {message:?} at {seen}");
+        };
+        check("Steady", "", 2, true);
+        check("Steady", "", 1, false);
+        check("Warming", "", 2, false);
+        check("Empty", "", 2, false);
+        check("Empty", "nothing was published yet", 2, true);
     }
 
     #[test]

@@ -26,6 +26,9 @@ use crate::opener::Opener;
 const POLL: Duration = Duration::from_millis(50);
 const POLL_REMOTE: Duration = Duration::from_secs(1);
 
+/// How addresses of S3 begin.
+const S3: &str = "s3://";
+
 /// A value of the configuration that no part can be made of.
 #[derive(Debug, thiserror::Error)]
 #[error("{key} is {value:?}: expected {expected}")]
@@ -132,32 +135,33 @@ pub(crate) async fn open_store(
     folder: &Path,
     rights: Rights,
 ) -> anyhow::Result<(Arc<dyn Store>, Duration)> {
-    let url = values.text("store.url");
-    if let Some(url) = url.filter(|url| url.starts_with("s3://")) {
-        let store = S3Store::connect(s3(values, url, rights)?).await?;
-        return Ok((Arc::new(store), POLL_REMOTE));
-    }
-    let directory = match url {
-        None => folder.to_owned(),
-        Some(url) => match url.strip_prefix("file:") {
-            // As people write it, `file:/path` and `file:///path` are one.
-            Some(path) if !path.is_empty() => PathBuf::from(path.strip_prefix("//").unwrap_or(path)),
-            _ => {
-                return Err(Unusable {
-                    key: "store.url",
-                    value: url.to_owned(),
-                    expected: "file:DIR or s3://bucket/prefix",
-                }
-                .into());
-            }
-        },
+    let Some(url) = values.text("store.url") else {
+        return Ok((Arc::new(DirectoryStore::open(folder)?), POLL));
     };
-    Ok((Arc::new(DirectoryStore::open(&directory)?), POLL))
+    let poll = if url.starts_with(S3) { POLL_REMOTE } else { POLL };
+    Ok((store_at(url, |options| s3(values, rights, options)).await?, poll))
+}
+
+/// The store at an address; `more` says what S3 wants to know beside it.
+pub(crate) async fn store_at(url: &str, more: impl FnOnce(&mut S3Options)) -> anyhow::Result<Arc<dyn Store>> {
+    if url.starts_with(S3) {
+        let mut options = S3Options::parse(url)?;
+        more(&mut options);
+        return Ok(Arc::new(S3Store::connect(options).await?));
+    }
+    // As people write it, `file:/path` and `file:///path` are one.
+    let folder = url.strip_prefix("file:").filter(|path| !path.is_empty());
+    let folder = folder.map(|path| path.strip_prefix("//").unwrap_or(path));
+    let folder = folder.ok_or_else(|| Unusable {
+        key: "store.url",
+        value: url.to_owned(),
+        expected: "file:DIR or s3://bucket/prefix",
+    })?;
+    Ok(Arc::new(DirectoryStore::open(Path::new(folder))?))
 }
 
 /// How S3 is spoken to.
-fn s3(values: &Values, url: &str, rights: Rights) -> anyhow::Result<S3Options> {
-    let mut options = S3Options::parse(url)?;
+fn s3(values: &Values, rights: Rights, options: &mut S3Options) {
     options.region = values.text("store.region").map(str::to_owned);
     options.endpoint = values.text("store.endpoint").map(str::to_owned);
     options.path_style = values.switch("store.path_style").unwrap_or(false);
@@ -168,7 +172,6 @@ fn s3(values: &Values, url: &str, rights: Rights) -> anyhow::Result<S3Options> {
         _ => Encryption::None,
     };
     options.probe = rights == Rights::Write;
-    Ok(options)
 }
 
 /// How NATS is spoken to. One stream has one word for its subjects, so that two do not meet on a server.

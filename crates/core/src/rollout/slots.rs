@@ -10,6 +10,7 @@ mod conditions;
 mod plan;
 mod readiness;
 mod reason;
+mod room;
 mod tend;
 
 use std::collections::BTreeSet;
@@ -24,7 +25,10 @@ use crate::timestamp::Timestamp;
 pub use self::conditions::{Condition, Role, conditions, role, slot_of};
 pub use self::plan::plan;
 pub use self::reason::Reason;
+pub use self::room::{Amount, Grant};
 
+/// How long a pod may wait for a node until that is told: a cluster that grows by itself needs a while.
+pub const UNPLACED_NS: i64 = 30_000_000_000;
 /// How long nothing must have been asked of pods before their requests are said to have ended.
 pub const QUIET_NS: i64 = 5_000_000_000;
 /// How long that is waited for.
@@ -164,6 +168,8 @@ pub struct Seen {
     pub idle_quiet_since: Option<Timestamp>,
     /// When pods were last told that they are demoted.
     pub demoted_at: Option<Timestamp>,
+    /// What the platform still grants of what pods ask for; what it does not limit is not here.
+    pub grants: Vec<Grant>,
     /// The epoch of this controller in the pointer.
     pub epoch: u64,
 }
@@ -184,6 +190,16 @@ impl Seen {
             .into_iter()
             .find(|slot| self.slot(*slot).target.as_ref().map(Target::id).as_ref() == Some(target))
     }
+
+    /// Whether the cluster sends to the selected slot, and to it alone.
+    pub fn is_followed(&self) -> bool {
+        let (Some(active), Some(traffic)) = (self.selected(), &self.traffic) else {
+            return false;
+        };
+        let is_of = |slot: Slot, name: &String| self.slot(slot).pods.iter().any(|pod| pod.name == *name);
+        let endpoints = &traffic.endpoints;
+        endpoints.iter().any(|name| is_of(active, name)) && !endpoints.iter().any(|name| is_of(active.other(), name))
+    }
 }
 
 /// One slot: its Deployment and its pods.
@@ -199,6 +215,8 @@ pub struct SlotSeen {
     pub is_settled: bool,
     /// How many pods are left, of whatever template.
     pub pods_left: u32,
+    /// Why the platform makes no more pods, in its words.
+    pub refused: Option<String>,
     /// Who said that this target may be promoted.
     pub approved_by: Option<String>,
     /// The epoch of the controller that wrote to it last.
@@ -216,6 +234,8 @@ pub struct PodSeen {
     pub target: TargetId,
     /// Whether the platform sends requests to it.
     pub is_ready: bool,
+    /// Since when no node has room for it, and what the platform says about that.
+    pub unplaced: Option<(Timestamp, String)>,
     /// What it says itself; none where it does not answer.
     pub report: Option<PodReport>,
 }

@@ -10,8 +10,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::events::EventType;
 use serde_json::{Value, json};
 use verdigris_core::pointer::EditRefused;
-use verdigris_core::rollout::slots::{Action, DEMOTED_FOR_NS, Slot, TargetId, Wish};
-use verdigris_core::rollout::{self};
+use verdigris_core::rollout::slots::{Action, DEMOTED_FOR_NS, Selection, Slot, TargetId, Wish};
+use verdigris_core::rollout::{self, Phase};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_store::{CommitError, commit};
 
@@ -19,7 +19,7 @@ use super::Context;
 use super::claim::Claimed;
 use super::names;
 use super::observe::{Cluster, Looked};
-use super::reconcile::{Memory, ReconcileError};
+use super::reconcile::{Memory, Moved, ReconcileError};
 use super::render;
 use super::resource::Collection;
 
@@ -39,6 +39,8 @@ pub(crate) struct Hand<'a> {
     pub(crate) claimed: &'a Claimed,
     pub(crate) looked: &'a mut Looked,
     pub(crate) now: Timestamp,
+    /// Where the rollout stands.
+    pub(crate) phase: Phase,
 }
 
 impl Hand<'_> {
@@ -61,9 +63,7 @@ impl Hand<'_> {
                 let object = render::selecting(self.collection, selection, self.claimed.epoch, self.now);
                 let done = self.apply_service(object).await;
                 if done.is_ok() {
-                    memory.demoted_at = None;
-                    let note = format!("traffic goes to slot {}, target {}", selection.slot, selection.target);
-                    self.tell(EventType::Normal, "TrafficMoved", note).await;
+                    self.moved(selection, memory).await;
                 }
                 done
             }
@@ -89,6 +89,28 @@ impl Hand<'_> {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    async fn moved(&self, selection: &Selection, memory: &mut Memory) {
+        memory.demoted_at = None;
+        let note = format!("traffic goes to slot {}, target {}", selection.slot, selection.target);
+        self.tell(EventType::Normal, "TrafficMoved", note).await;
+        let before = self.looked.traffic.as_ref();
+        if before.is_none_or(|before| before.target.is_none()) {
+            // What answers first was not moved to.
+            return;
+        }
+        let kind = if self.phase == Phase::Returning {
+            "return"
+        } else {
+            "promote"
+        };
+        self.context.deps.metrics.flipped(&self.name(), kind);
+        memory.moved = Some(Moved {
+            target: selection.target.clone(),
+            kind,
+            at: self.now,
+        });
     }
 
     async fn create_services(&mut self) -> Result<(), kube::Error> {

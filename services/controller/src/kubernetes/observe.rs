@@ -4,18 +4,19 @@
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, ResourceQuota, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use verdigris_core::manifest::LineageId;
-use verdigris_core::rollout::slots::{PodReport, PodSeen, Slot, SlotSeen, Target, Traffic};
+use verdigris_core::rollout::slots::{Grant, PodReport, PodSeen, Slot, SlotSeen, Target, Traffic};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_proto::search::Pod as Said;
 
-use super::names;
 use super::pods::Pods;
+use super::resource::Collection;
+use super::{names, quota};
 
 /// The APIs of one namespace.
 #[derive(Clone)]
@@ -24,6 +25,7 @@ pub(crate) struct Cluster {
     pub(crate) services: Api<Service>,
     pods: Api<Pod>,
     slices: Api<EndpointSlice>,
+    quotas: Api<ResourceQuota>,
 }
 
 impl Cluster {
@@ -33,6 +35,7 @@ impl Cluster {
             services: Api::namespaced(client.clone(), namespace),
             pods: Api::namespaced(client.clone(), namespace),
             slices: Api::namespaced(client.clone(), namespace),
+            quotas: Api::namespaced(client.clone(), namespace),
         }
     }
 }
@@ -43,6 +46,7 @@ pub(crate) struct Looked {
     pub(crate) blue: Place,
     pub(crate) green: Place,
     pub(crate) traffic: Option<Traffic>,
+    pub(crate) grants: Vec<Grant>,
     /// Version of the active Service.
     pub(crate) version: Option<String>,
 }
@@ -79,13 +83,14 @@ impl Looked {
     }
 }
 
-/// Looks at everything of a Collection.
+/// Looks at everything of a Collection, whose name in the store is `collection`.
 pub(crate) async fn look(
     cluster: &Cluster,
     pods: &dyn Pods,
-    name: &str,
+    of: &Collection,
     collection: &str,
 ) -> Result<Looked, kube::Error> {
+    let name = &of.name_any();
     let ours = ListParams::default().labels(&format!("{}={name}", names::COLLECTION));
     let slices = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
     let (blue, green) = (
@@ -106,9 +111,10 @@ pub(crate) async fn look(
         all.items.iter().filter(is_of).collect()
     };
     let (blues, greens) = (of_slot(Slot::Blue), of_slot(Slot::Green));
-    let (blue, green) = futures::join!(
+    let (blue, green, grants) = futures::join!(
         place(blue.as_ref(), &blues, pods, collection),
         place(green.as_ref(), &greens, pods, collection),
+        quota::grants(&cluster.quotas, &of.spec.pods),
     );
     let version = active.as_ref().and_then(ResourceExt::resource_version);
     let preview = preview.as_ref().and_then(selected);
@@ -116,6 +122,7 @@ pub(crate) async fn look(
         blue,
         green,
         traffic: active.map(|active| traffic(&active, preview, &slices.items)),
+        grants,
         version,
     })
 }
@@ -142,6 +149,7 @@ async fn place(deployment: Option<&Deployment>, all: &[&Pod], pods: &dyn Pods, c
             .map(|(_, by)| by.to_owned()),
         target,
         since: note(names::SINCE).map_or(Timestamp(0), |text| Timestamp::parse(&text).unwrap_or_default()),
+        refused: refused(&status),
         replicas: spec.replicas.unwrap_or(1).max(0) as u32,
         is_settled: status.observed_generation >= deployment.metadata.generation,
         pods_left: left.max(status.replicas.unwrap_or(0).max(0) as u32),
@@ -171,6 +179,7 @@ async fn place(deployment: Option<&Deployment>, all: &[&Pod], pods: &dyn Pods, c
             name: pod.name_any(),
             target: target.into(),
             is_ready: is_ready(pod),
+            unplaced: unplaced(pod),
             report: said.map(|said| report(&said, collection)),
         });
     }
@@ -184,9 +193,31 @@ fn is_running(pod: &Pod) -> bool {
 }
 
 fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let mut conditions = conditions.into_iter().flatten();
-    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    let ready = condition(pod, "Ready");
+    ready.is_some_and(|condition| condition.status == "True")
+}
+
+fn condition<'p>(pod: &'p Pod, kind: &str) -> Option<&'p PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// Since when no node has room for it, and why, as the scheduler says it.
+fn unplaced(pod: &Pod) -> Option<(Timestamp, String)> {
+    let placed = condition(pod, "PodScheduled")?;
+    let is_unplaced = placed.status == "False" && placed.reason.as_deref() == Some("Unschedulable");
+    let since = placed.last_transition_time.as_ref().filter(|_| is_unplaced)?;
+    let since = Timestamp::parse(&since.0.to_string()).unwrap_or_default();
+    Some((since, placed.message.clone().unwrap_or_default()))
+}
+
+/// Why a Deployment makes no more pods, such as a quota or a policy.
+fn refused(status: &DeploymentStatus) -> Option<String> {
+    let mut conditions = status.conditions.iter().flatten();
+    let failure = conditions.find(|condition| {
+        condition.type_.as_deref() == Some("ReplicaFailure") && condition.status.as_deref() == Some("True")
+    })?;
+    Some(failure.message.clone().unwrap_or_default())
 }
 
 fn report(said: &Said, collection: &str) -> PodReport {

@@ -19,6 +19,9 @@ pub enum PluginError {
     /// No cluster is known.
     #[error("no cluster: neither a kubeconfig nor a service account")]
     Unknown(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// There is no such Collection in the namespace.
+    #[error("there is no Collection {0}")]
+    NotFound(String),
     /// The API refused or did not answer.
     #[error("the Kubernetes API")]
     Api(#[from] kube::Error),
@@ -65,14 +68,20 @@ impl Plugin {
 
     /// One of them.
     pub async fn get(&self, name: &str) -> Result<Collection, PluginError> {
-        Ok(self.api.get(name).await?)
+        self.api
+            .get_opt(name)
+            .await?
+            .ok_or_else(|| PluginError::NotFound(name.to_owned()))
     }
 
     /// Writes a command and waits for its answer.
     pub async fn ask(&self, name: &str, command: &Command, limit: Duration) -> Result<CommandStatus, PluginError> {
         let text = serde_json::to_string(command).map_err(kube::Error::SerdeError)?;
         let patch = Patch::Merge(json!({"metadata": {"annotations": {names::COMMAND: text}}}));
-        self.api.patch(name, &PatchParams::default(), &patch).await?;
+        match self.api.patch(name, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => return Err(PluginError::NotFound(name.to_owned())),
+            patched => patched?,
+        };
         let answered = async {
             loop {
                 let status = self.api.get(name).await?.status;

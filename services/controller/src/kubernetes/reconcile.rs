@@ -8,23 +8,23 @@ use kube::runtime::controller::Action as Requeue;
 use kube::runtime::events::EventType;
 use kube::runtime::finalizer::{Event, finalizer};
 use kube::{Api, ResourceExt};
-use serde_json::json;
 use tokio::task::JoinHandle;
 use verdigris_core::gates::{Measurements, judge};
 use verdigris_core::manifest::LineageId;
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{EditRefused, Pointer};
-use verdigris_core::rollout::slots::{self, Action, Plan, Seen, Spec, Wish};
+use verdigris_core::rollout::slots::{self, Action, Plan, Seen, Spec, TargetId};
 use verdigris_core::rollout::{Observation, Phase};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_store::{CommitError, ReadError, Store, collection as objects, commit};
 
 use super::act::{Hand, Went};
 use super::claim::{Claimed, claim};
-use super::command::{self, Answer, Command, Deed, Judged};
+use super::obey::obey;
 use super::observe::{Cluster, Looked, look};
 use super::resource::{Collection, CollectionStatus, StoreSpec};
 use super::{Context, names, render, status};
+use crate::metrics::ControllerMetrics;
 use crate::verdicts;
 
 /// How soon is looked again: after something was done, while a lineage comes level, while something is about to
@@ -35,8 +35,6 @@ const SOON: Duration = Duration::from_millis(300);
 const ELSE: Duration = Duration::from_secs(2);
 /// After something that did not do.
 const RETRY: Duration = Duration::from_secs(1);
-/// For how long going back is tried on a person's word, until that person is told that it does not come about.
-const GO_BACK_FOR_NS: i64 = 60_000_000_000;
 
 /// What is remembered of a Collection. All of it may be forgotten at any time.
 #[derive(Default)]
@@ -52,8 +50,18 @@ pub(crate) struct Memory {
     answered: BTreeMap<String, u64>,
     quiet_since: Option<Timestamp>,
     pub(crate) demoted_at: Option<Timestamp>,
+    /// The newest move of traffic, until the cluster has followed it.
+    pub(crate) moved: Option<Moved>,
     /// Since when a command is known.
-    command: Option<(String, Timestamp)>,
+    pub(crate) command: Option<(String, Timestamp)>,
+}
+
+/// A move of traffic that this process made.
+pub(crate) struct Moved {
+    pub(crate) target: TargetId,
+    /// Promote or return.
+    pub(crate) kind: &'static str,
+    pub(crate) at: Timestamp,
 }
 
 /// Namespace and name of a Collection.
@@ -97,16 +105,25 @@ pub(crate) enum ReconcileError {
 impl ReconcileError {
     /// The reason in the condition Degraded.
     fn reason(&self) -> &'static str {
+        self.names().0
+    }
+
+    /// The same in metrics.
+    fn outcome(&self) -> &'static str {
+        self.names().1
+    }
+
+    fn names(&self) -> (&'static str, &'static str) {
         match self {
-            Self::Api(_) | Self::Finalizer(_) => "ClusterUnavailable",
+            Self::Api(_) | Self::Finalizer(_) => ("ClusterUnavailable", "cluster_unavailable"),
             Self::Commit(CommitError::Refused(EditRefused::OwnedBy(_) | EditRefused::LostOwnership { .. })) => {
-                "OwnedByAnother"
+                ("OwnedByAnother", "owned_by_another")
             }
             Self::Read(ReadError::NoCollection(_)) | Self::Commit(CommitError::Read(ReadError::NoCollection(_))) => {
-                "NoCollection"
+                ("NoCollection", "no_collection")
             }
-            Self::Commit(_) | Self::Read(_) | Self::Store(_) => "StoreUnavailable",
-            Self::Spec(_) => "InvalidSpec",
+            Self::Commit(_) | Self::Read(_) | Self::Store(_) => ("StoreUnavailable", "store_unavailable"),
+            Self::Spec(_) => ("InvalidSpec", "invalid_spec"),
         }
     }
 }
@@ -130,7 +147,8 @@ pub(crate) async fn reconcile(collection: Arc<Collection>, context: Arc<Context>
 }
 
 /// When to look again after an error.
-pub(crate) fn after_error(collection: Arc<Collection>, error: &ReconcileError, _: Arc<Context>) -> Requeue {
+pub(crate) fn after_error(collection: Arc<Collection>, error: &ReconcileError, context: Arc<Context>) -> Requeue {
+    context.deps.metrics.looked(error.outcome());
     tracing::warn!(collection = collection.name_any(), "{}", crate::shown::chain(error));
     Requeue::requeue(RETRY)
 }
@@ -162,6 +180,7 @@ async fn let_go(collection: &Collection, context: &Context) -> Result<Requeue, R
     }
     drop(memory);
     context.memories.forget(&key(collection));
+    context.deps.metrics.forget(&collection.name_any());
     Ok(Requeue::await_change())
 }
 
@@ -177,7 +196,9 @@ async fn one(api: &Api<Collection>, known: &Collection, context: &Context) -> Re
     let mut memory = memory.lock().await;
     match step(&collection, context, &mut memory).await {
         Ok((requeue, told)) => {
+            status::measure(&context.deps.metrics, &collection.name_any(), &told);
             status::write(api, &collection, told).await?;
+            context.deps.metrics.looked("done");
             Ok(Requeue::requeue(requeue))
         }
         Err(error) => {
@@ -189,6 +210,7 @@ async fn one(api: &Api<Collection>, known: &Collection, context: &Context) -> Re
             }
             let (now, text) = (Timestamp(context.deps.clock.now_ns()), crate::shown::chain(&error));
             let told = status::troubled(&collection, error.reason(), &text, now);
+            context.deps.metrics.degraded(&collection.name_any(), true);
             status::write(api, &collection, told).await?;
             Err(error)
         }
@@ -212,7 +234,7 @@ async fn step(
     };
     let cluster = Cluster::new(&context.deps.client, &names::namespace(collection));
     let name = collection.name_any();
-    let mut looked = look(&cluster, &*context.deps.pods, &name, claimed.name.as_str()).await?;
+    let mut looked = look(&cluster, &*context.deps.pods, collection, claimed.name.as_str()).await?;
     let now = Timestamp(clock.now_ns());
     observe(memory, &claimed, &spec, &pointer, (context, collection), now).await?;
     let mut seen = seen(&looked, memory, claimed.epoch, now);
@@ -223,9 +245,13 @@ async fn step(
         claimed: &claimed,
         looked: &mut looked,
         now,
+        phase: Phase::Empty,
     };
     let (answer, is_moved) = obey(&mut hand, memory, &pointer, &mut seen).await?;
     let mut plan = slots::plan(&spec, &pointer, &seen, now);
+    let is_held = pointer.promotion_hold.is_some();
+    context.deps.metrics.stands(&name, plan.phase, is_held);
+    followed(&context.deps.metrics, &name, memory, &seen, now);
     if is_moved {
         // What was seen is not so any more.
         plan.actions.clear();
@@ -234,6 +260,7 @@ async fn step(
     if let Some((command, answer)) = &answer {
         status::answered(&mut told, command, answer);
     }
+    hand.phase = plan.phase;
     for action in &plan.actions {
         tracing::debug!(collection = name, "{action:?}");
         if hand.carry_out(action, memory).await? == Went::Otherwise {
@@ -241,6 +268,16 @@ async fn step(
         }
     }
     Ok((next_look(&plan, is_moved, now), told))
+}
+
+/// Notes how long the cluster took to follow the newest move of traffic that this process made.
+fn followed(metrics: &ControllerMetrics, name: &str, memory: &mut Memory, seen: &Seen, now: Timestamp) {
+    let target = seen.traffic.as_ref().and_then(|traffic| traffic.target.as_ref());
+    let is_followed = |moved: &mut Moved| Some(&moved.target) == target && seen.is_followed();
+    if let Some(moved) = memory.moved.take_if(is_followed) {
+        let after = Duration::from_nanos(now.since(moved.at).max(0).unsigned_abs());
+        metrics.followed(name, moved.kind, after);
+    }
 }
 
 fn next_look(plan: &Plan, is_moved: bool, now: Timestamp) -> Duration {
@@ -322,6 +359,7 @@ async fn observe(
     match measuring.await.unwrap_or_else(|error| Err(error.to_string())) {
         Ok(measured) => {
             let verdict = judge(&spec.rollout.gates, &measured);
+            context.deps.metrics.judged(&collection.name_any(), &verdict);
             let nonce = commit::nonce();
             let written = verdicts::write(&*claimed.store, &claimed.name, &measured, &verdict, &nonce).await;
             written.map_err(CommitError::Store)?;
@@ -362,6 +400,7 @@ fn seen(looked: &Looked, memory: &mut Memory, epoch: u64, now: Timestamp) -> See
         wish: None,
         idle_quiet_since: None,
         demoted_at: memory.demoted_at,
+        grants: looked.grants.clone(),
         epoch,
     };
     let idle = seen.selected().map(slots::Slot::other);
@@ -375,110 +414,4 @@ fn seen(looked: &Looked, memory: &mut Memory, epoch: u64, now: Timestamp) -> See
     }
     seen.idle_quiet_since = memory.quiet_since;
     seen
-}
-
-/// What a person asks for; what is said to it, and whether anything was moved for it.
-async fn obey(
-    hand: &mut Hand<'_>,
-    memory: &mut Memory,
-    pointer: &Pointer,
-    seen: &mut Seen,
-) -> Result<(Option<(Command, Answer)>, bool), ReconcileError> {
-    let Some(text) = hand.collection.annotations().get(names::COMMAND) else {
-        return Ok((None, false));
-    };
-    let answered = hand
-        .collection
-        .status
-        .as_ref()
-        .and_then(|status| status.command.as_ref());
-    let command: Command = match serde_json::from_str(text) {
-        Ok(command) => command,
-        Err(error) => {
-            tracing::debug!("a command cannot be read: {error}");
-            return Ok((None, false));
-        }
-    };
-    if answered.is_some_and(|answered| answered.id == command.id && answered.outcome != "Pending") {
-        return Ok((None, false));
-    }
-    let since = match &memory.command {
-        Some((id, since)) if *id == command.id => *since,
-        _ => hand.now,
-    };
-    memory.command = Some((command.id.clone(), since));
-    let judged = memory.observation.measured.as_ref();
-    let judged = judged.map(|measured| measured.candidate.generation);
-    let (answer, is_moved) = match command::judge(&command, pointer, seen, judged) {
-        Judged::Says(answer) => (answer, false),
-        Judged::Asks(Deed::GoBack(_)) if hand.now.since(since) >= GO_BACK_FOR_NS => {
-            let text = "the way back did not become ready within a minute: traffic stays where it is";
-            (Answer::Refused(text.to_owned()), false)
-        }
-        Judged::Asks(Deed::GoBack(wish)) => {
-            seen.wish = Some(wish);
-            (Answer::Pending("traffic is going back".to_owned()), false)
-        }
-        Judged::Asks(deed) => (done(hand, &command, deed).await?, true),
-    };
-    if !matches!(answer, Answer::Pending(_)) {
-        let (kind, text) = match &answer {
-            Answer::Refused(text) => (EventType::Warning, format!("refused: {text}")),
-            Answer::Done(text) | Answer::Pending(text) => (EventType::Normal, text.clone()),
-        };
-        let note = format!("{} by {}: {text}", command.verb.name(), command.actor);
-        status::tell(hand.context, hand.collection, kind, "Command", note).await;
-    }
-    Ok((Some((command, answer)), is_moved))
-}
-
-async fn done(hand: &mut Hand<'_>, command: &Command, deed: Deed) -> Result<Answer, ReconcileError> {
-    let (nonce, now) = (command::nonce(command), hand.now);
-    let (actor, reason) = (&command.actor, &command.reason);
-    let claimed = hand.claimed.clone();
-    let swung = match deed {
-        Deed::ApproveTarget { slot, target } => {
-            let note = format!("{target} {actor}");
-            hand.patch_deployment(slot, json!({"metadata": {"annotations": {names::APPROVED: note}}}))
-                .await?;
-            return Ok(Answer::Done("it is promoted once its pods are ready".to_owned()));
-        }
-        Deed::GiveUpPrevious => {
-            hand.patch_service(json!({"metadata": {"annotations": {names::PREVIOUS: null}}}))
-                .await?;
-            return Ok(Answer::Done("the way back is given up".to_owned()));
-        }
-        Deed::GoBack(Wish { .. }) => return Ok(Answer::Pending(String::new())),
-        Deed::Approve { lineage, generation } => {
-            let edit = claimed.swing(nonce, |pointer, epoch, nonce| {
-                pointer.approve(epoch, &lineage, generation, actor, nonce, now)
-            });
-            edit.await
-        }
-        Deed::Drop { lineage } => {
-            let edit = claimed.swing(nonce, |pointer, epoch, nonce| {
-                pointer.drop_other(epoch, &lineage, nonce, now)
-            });
-            edit.await
-        }
-        Deed::Hold => {
-            let edit = claimed.swing(nonce, |pointer, epoch, nonce| {
-                pointer.hold_promotion(epoch, actor, reason, nonce, now)
-            });
-            edit.await
-        }
-        Deed::Resume => {
-            let edit = claimed.swing(nonce, |pointer, epoch, nonce| {
-                pointer.resume_promotion(epoch, nonce, now)
-            });
-            edit.await
-        }
-    };
-    match swung {
-        Ok(_) => Ok(Answer::Done("it is done".to_owned())),
-        Err(CommitError::Refused(refused)) if !matches!(refused, EditRefused::LostOwnership { .. }) => {
-            Ok(Answer::Refused(refused.to_string()))
-        }
-        Err(error) => Err(error.into()),
-    }
 }

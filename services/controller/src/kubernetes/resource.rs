@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
     namespaced,
     status = "CollectionStatus",
     derive = "PartialEq",
+    doc = "A collection of products or pages that is searched on this cluster.",
     scale(
         spec_replicas_path = ".spec.pods.replicas",
         status_replicas_path = ".status.replicas",
@@ -93,7 +94,7 @@ pub struct PodsSpec {
     #[schemars(range(min = 1, max = 1000))]
     pub replicas: i32,
     /// CPU and memory of each.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "resources")]
     pub resources: Option<ResourceRequirements>,
     /// Limit of the cache for files of releases, such as 20Gi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,6 +126,22 @@ pub struct PodsSpec {
     /// More annotations of the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// People write `cpu: 2`, and the API keeps the number; a quantity is a text. One Collection that cannot be read would
+/// keep all of them from being looked at.
+fn resources<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<ResourceRequirements>, D::Error> {
+    let Some(mut given) = Option::<Value>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    for part in ["limits", "requests"] {
+        for (_, quantity) in given.get_mut(part).and_then(Value::as_object_mut).into_iter().flatten() {
+            if quantity.is_number() {
+                *quantity = Value::String(quantity.to_string());
+            }
+        }
+    }
+    serde_json::from_value(given).map_err(serde::de::Error::custom)
 }
 
 fn two() -> i32 {
@@ -163,15 +180,15 @@ pub struct RolloutSpec {
     pub gates: Map<String, Value>,
     /// For how long what answers anew is watched, and returned from by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 86_400))]
+    #[schemars(range(min = 0, max = 86_400), extend("format" = "int32"))]
     pub bake_seconds: Option<u32>,
     /// For how long what answered before stays warm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 2_592_000))]
+    #[schemars(range(min = 0, max = 2_592_000), extend("format" = "int32"))]
     pub keep_seconds: Option<u32>,
     /// After how long a candidate that does not answer is reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 10, max = 2_592_000))]
+    #[schemars(range(min = 10, max = 2_592_000), extend("format" = "int32"))]
     pub deadline_seconds: Option<u32>,
     /// Whether nothing is promoted.
     #[serde(default)]
@@ -332,4 +349,18 @@ pub struct CommandStatus {
     pub outcome: String,
     /// In words.
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_cpus_are_read_as_people_write_them() {
+        let given = serde_json::json!({"resources": {"limits": {"cpu": 2, "memory": "4Gi"}, "requests": {"cpu": 0.5}}});
+        let pods: PodsSpec = serde_json::from_value(given).unwrap();
+        let resources = serde_json::to_value(pods.resources).unwrap();
+        assert_eq!(resources["limits"], serde_json::json!({"cpu": "2", "memory": "4Gi"}));
+        assert_eq!(resources["requests"], serde_json::json!({"cpu": "0.5"}));
+    }
 }

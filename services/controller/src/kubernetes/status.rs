@@ -14,6 +14,7 @@ use super::resource::{
     Collection, CollectionStatus, CommandStatus, ConditionStatus, ServedStatus, SlotStatus, VerdictStatus,
 };
 use super::{Context, names};
+use crate::metrics::ControllerMetrics;
 
 /// How much of the history is shown.
 const HISTORY: usize = 10;
@@ -193,6 +194,17 @@ pub(crate) fn answered(status: &mut CollectionStatus, command: &Command, answer:
         outcome: outcome.to_owned(),
         message: message.clone(),
     });
+}
+
+/// The same as figures.
+pub(crate) fn measure(metrics: &ControllerMetrics, name: &str, status: &CollectionStatus) {
+    let is_degraded = |condition: &ConditionStatus| condition.kind == "Degraded" && condition.status == "True";
+    metrics.degraded(name, status.conditions.iter().any(is_degraded));
+    for slot in Slot::ALL {
+        let has = status.slots.iter().find(|has| has.name == slot.name());
+        let (wanted, ready) = has.map_or((0, 0), |has| (has.replicas, has.ready));
+        metrics.pods(name, slot, wanted, ready);
+    }
 }
 
 /// Writes it where it differs.

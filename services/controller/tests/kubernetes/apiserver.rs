@@ -8,24 +8,13 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, Client, Config};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::world::World;
 
 /// How long the servers may take to answer, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// With which this apiserver signs tokens of service accounts, of which there are none: worth nothing anywhere else.
-const SIGNING_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgdLYRDbRd5iVygoCb\n\
-MQKoYoTR2wryXpADODIoQmWyLnqhRANCAASpkksaK3kg8n14UKKPNClAyEUy3iuo\n\
-aKPXdhjcWWdDfm/kzlmnss2x/ZtFhwgqG2oJpSDw00fhy1zumdFYG9AX\n\
------END PRIVATE KEY-----\n\
-";
-const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
-MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEqZJLGit5IPJ9eFCijzQpQMhFMt4r\n\
-qGij13YY3FlnQ35v5M5Zp7LNsf2bRYcIKhtqCaUg8NNH4ctc7pnRWBvQFw==\n\
------END PUBLIC KEY-----\n\
-";
 const TOKEN: &str = "a-token-of-this-test";
 
 /// Ended by its id when it is dropped.
@@ -44,7 +33,18 @@ pub(crate) struct Server {
     _apiserver: Process,
     _etcd: Process,
     client: Client,
-    _folder: TempDir,
+    port: u16,
+    folder: TempDir,
+}
+
+/// Where the two programs are: where `KUBEBUILDER_ASSETS` says, or where `tests/cluster/build` puts them.
+fn assets() -> Option<PathBuf> {
+    let of_repository = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache");
+    let cache = std::env::var_os("VERDIGRIS_CACHE").map_or_else(of_repository, PathBuf::from);
+    let named = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let folder = named.unwrap_or_else(|| cache.join("cluster/bin"));
+    let is_there = |program: &str| folder.join(program).exists();
+    (is_there("kube-apiserver") && is_there("etcd")).then_some(folder)
 }
 
 fn free_port() -> u16 {
@@ -64,10 +64,8 @@ fn start(program: &Path, arguments: &[String], log: &Path) -> Process {
 impl Server {
     /// Starts both; none where there are no programs.
     pub(crate) async fn start() -> Option<Self> {
-        let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-        let there = assets.filter(|folder| folder.join("kube-apiserver").exists() && folder.join("etcd").exists());
-        let Some(assets) = there else {
-            println!("skipped: kubernetes: KUBEBUILDER_ASSETS names no folder with kube-apiserver and etcd");
+        let Some(assets) = assets() else {
+            println!("skipped: kubernetes: no folder with kube-apiserver and etcd: tests/cluster/build makes one");
             return None;
         };
         let folder = TempDir::new().expect("a temporary folder");
@@ -84,8 +82,10 @@ impl Server {
             "--unsafe-no-fsync=true".to_owned(),
         ];
         let etcd = start(&assets.join("etcd"), &etcd, &path("etcd.log"));
-        fs::write(path("sa.key"), SIGNING_KEY).expect("the folder is ours");
-        fs::write(path("sa.pub"), PUBLIC_KEY).expect("the folder is ours");
+        // With which tokens of service accounts are signed. There are none, but the server asks for it.
+        let pair = rcgen::KeyPair::generate().expect("a key");
+        fs::write(path("sa.key"), pair.serialize_pem()).expect("the folder is ours");
+        fs::write(path("sa.pub"), pair.public_key_pem()).expect("the folder is ours");
         fs::write(path("tokens.csv"), format!("{TOKEN},admin,0,system:masters\n")).expect("the folder is ours");
         let apiserver = [
             format!("--etcd-servers=http://127.0.0.1:{clients}"),
@@ -113,7 +113,8 @@ impl Server {
             _apiserver: apiserver,
             _etcd: etcd,
             client,
-            _folder: folder,
+            port: secure,
+            folder,
         };
         server.wait(&log).await;
         Some(server)
@@ -163,6 +164,16 @@ impl Server {
 
     /// A namespace with a store and nodes of its own.
     pub(crate) async fn world(&self, name: &str) -> World {
-        World::new(self.client(), name).await
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {
+                "server": format!("https://127.0.0.1:{}", self.port), "insecure-skip-tls-verify": true,
+            }}],
+            "users": [{"name": "admin", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin", "namespace": name}}],
+        });
+        let kubeconfig = self.folder.path().join(format!("{name}.kubeconfig"));
+        fs::write(&kubeconfig, config.to_string()).expect("the folder is ours");
+        World::new(self.client(), name, kubeconfig).await
     }
 }

@@ -97,9 +97,14 @@ impl Platform {
             self.pods.delete(&pod.name_any(), &now).await?;
         }
         if gone.is_empty() {
+            let mut refused = None;
             for _ in keep.len()..wanted {
-                self.make_pod(deployment).await?;
+                match self.make_pod(deployment).await {
+                    Err(kube::Error::Api(status)) if status.code == 403 => refused = Some(status.message),
+                    made => made?,
+                }
             }
+            self.tell_refused(deployment, refused).await?;
         }
         for pod in keep
             .iter()
@@ -123,6 +128,24 @@ impl Platform {
         Ok(())
     }
 
+    /// As the controller of Deployments says that pods are not made.
+    async fn tell_refused(&self, deployment: &Deployment, message: Option<String>) -> Result<(), kube::Error> {
+        let status = deployment.status.as_ref();
+        let known = status.is_some_and(|status| status.conditions.iter().flatten().next().is_some());
+        if known == message.is_some() {
+            return Ok(());
+        }
+        let condition = message.map(
+            |message| json!({"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}),
+        );
+        let status = json!({"status": {"conditions": condition.into_iter().collect::<Vec<_>>()}});
+        let (name, patch) = (deployment.name_any(), Patch::Merge(status));
+        self.deployments
+            .patch_status(&name, &PatchParams::default(), &patch)
+            .await?;
+        Ok(())
+    }
+
     async fn make_pod(&self, deployment: &Deployment) -> Result<(), kube::Error> {
         let number = {
             let mut made = self.made.lock().unwrap();
@@ -142,11 +165,14 @@ impl Platform {
         Ok(())
     }
 
-    /// Its process starts and says that it is ready, unless its image is broken.
+    /// Its process starts and says that it is ready, unless its image is broken, or no node has room for it.
     async fn run_pod(&self, pod: &Pod) -> Result<(), kube::Error> {
         let container = &pod.spec.as_ref().expect("a spec").containers[0];
         if container.image.as_ref().is_some_and(|image| image.ends_with(":broken")) {
             return Ok(());
+        }
+        if container.image.as_ref().is_some_and(|image| image.ends_with(":huge")) {
+            return self.leave_pending(pod).await;
         }
         let environment = container.env.clone().unwrap_or_default();
         let lineage = environment
@@ -168,6 +194,20 @@ impl Platform {
         self.pods
             .patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
             .await?;
+        Ok(())
+    }
+
+    /// As the scheduler says it, and has said for long.
+    async fn leave_pending(&self, pod: &Pod) -> Result<(), kube::Error> {
+        if pod.status.as_ref().is_some_and(|status| status.conditions.is_some()) {
+            return Ok(());
+        }
+        let status = json!({"status": {"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 Insufficient memory.", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]}});
+        let (name, patch) = (pod.name_any(), Patch::Merge(status));
+        self.pods.patch_status(&name, &PatchParams::default(), &patch).await?;
         Ok(())
     }
 

@@ -1,19 +1,22 @@
 //! One Collection with its store, its platform and its controllers, and what is asked of them.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, ResourceQuota};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
+use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use verdigris_controller::kubernetes::plugin::{Command, Plugin, Verb};
 use verdigris_controller::kubernetes::resource::{Collection, CollectionStatus, CommandStatus, StoreSpec};
 use verdigris_controller::kubernetes::{self, GrpcPods, KubernetesDeps, LeaseOptions, OpenStore};
+use verdigris_controller::metrics::ControllerMetrics;
 use verdigris_core::digest::{ContentSum, Digest};
 use verdigris_core::gates::Gate;
 use verdigris_core::guards::Facts;
@@ -39,6 +42,9 @@ pub(crate) struct World {
     name: CollectionName,
     processes: Arc<Processes>,
     platform: Platform,
+    registry: Registry,
+    kubeconfig: PathBuf,
+    metrics: ControllerMetrics,
     clock: Clock,
     tasks: Vec<JoinHandle<()>>,
     broken: Arc<Mutex<Option<String>>>,
@@ -56,7 +62,7 @@ pub(crate) struct Running {
 }
 
 impl World {
-    pub(crate) async fn new(client: Client, namespace: &str) -> Self {
+    pub(crate) async fn new(client: Client, namespace: &str, kubeconfig: PathBuf) -> Self {
         let of: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
         Api::all(client.clone())
             .create(&PostParams::default(), &of)
@@ -66,6 +72,7 @@ impl World {
         let name: CollectionName = NAME.parse().unwrap();
         let platform = Platform::new(&client, namespace, processes.clone(), store.clone(), name.clone());
         let broken: Arc<Mutex<Option<String>>> = Arc::default();
+        let registry = Registry::new();
         let watching = platform.clone().watch(NAME.to_owned(), broken.clone());
         let tasks = vec![tokio::spawn(platform.clone().run()), tokio::spawn(watching)];
         Self {
@@ -75,6 +82,9 @@ impl World {
             name,
             processes,
             platform,
+            metrics: ControllerMetrics::register(&registry).unwrap(),
+            registry,
+            kubeconfig,
             clock: Clock::system(),
             tasks,
             broken,
@@ -83,6 +93,11 @@ impl World {
 
     fn api(&self) -> Api<Collection> {
         Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// For programs that find the cluster by one.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.kubeconfig.clone()
     }
 
     fn now(&self) -> Timestamp {
@@ -193,6 +208,7 @@ impl World {
             pods: Arc::new(GrpcPods::new(self.processes.port)),
             clock: self.clock.clone(),
             lease,
+            metrics: self.metrics.clone(),
             identity: identity.to_owned(),
         }
     }
@@ -289,7 +305,7 @@ impl World {
             "apiVersion": "verdigris.dev/v1alpha1", "kind": "Collection", "metadata": {"name": NAME},
             "spec": {
                 "store": {"url": "s3://catalog/prod"}, "collections": {"name": NAME}, "image": "vdg.test/search:1",
-                "pods": {"replicas": 2}, "rollout": given,
+                "pods": {"replicas": 2, "resources": {"requests": {"memory": "1Gi", "cpu": 1}}}, "rollout": given,
             },
         });
         self.api()
@@ -301,6 +317,24 @@ impl World {
     pub(crate) async fn set_image(&self, image: &str) {
         let patch = Patch::Merge(json!({"spec": {"image": image}}));
         self.api().patch(NAME, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// What the pods of this namespace may have together, and what they are said to have now. Its controller is no part
+    /// of this API; what is used is counted up by the API itself, and never down.
+    pub(crate) async fn quota(&self, name: &str, scopes: &[&str], hard: Value, used: Value) {
+        let quotas: Api<ResourceQuota> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name}});
+        let (params, mut spec) = (PatchParams::apply("user").force(), json!({"hard": hard}));
+        if !scopes.is_empty() {
+            spec["scopes"] = json!(scopes);
+        }
+        quota["spec"] = spec;
+        quotas.patch(name, &params, &Patch::Apply(&quota)).await.unwrap();
+        let status = Patch::Merge(json!({"status": {"hard": hard, "used": used}}));
+        quotas
+            .patch_status(name, &PatchParams::default(), &status)
+            .await
+            .unwrap();
     }
 
     /// As an autoscaler or `kubectl scale` does it.
@@ -406,12 +440,38 @@ impl World {
         .await;
     }
 
+    pub(crate) async fn until_said(&self, kind: &str, text: &str) {
+        self.until(&format!("{kind} says {text:?}"), async |world| {
+            let conditions = world.status().await.conditions;
+            let of = conditions.iter().filter(|condition| condition.kind == kind);
+            of.map(|condition| &condition.message)
+                .any(|message| message.contains(text))
+        })
+        .await;
+    }
+
     pub(crate) async fn until_events(&self, reasons: &[&str]) {
         let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
         self.until(&format!("events tell of {reasons:?}"), async |_| {
             let told = events.list(&ListParams::default()).await.unwrap().items;
             let told: Vec<String> = told.into_iter().filter_map(|event| event.reason).collect();
             reasons.iter().all(|reason| told.iter().any(|told| told == reason))
+        })
+        .await;
+    }
+
+    /// A series of `/metrics`; none where it is not there.
+    pub(crate) fn figure(&self, series: &str) -> Option<f64> {
+        let text = verdigris_runtime::metrics::text(&self.registry).unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap())
+    }
+
+    pub(crate) async fn until_figure(&self, series: &str, value: Option<f64>) {
+        self.until(&format!("{series} is {value:?}"), async |world| {
+            world.figure(series) == value
         })
         .await;
     }

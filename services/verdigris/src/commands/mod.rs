@@ -16,6 +16,7 @@ mod golden;
 mod ingest;
 mod lines;
 mod logged;
+pub(crate) mod looking;
 mod reading;
 mod rebuild;
 mod rejected;

@@ -1,7 +1,6 @@
 //! `rollout`: which lineage answers, and how another comes to answer.
 
-use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use verdigris_proto::rollout::{
@@ -10,26 +9,15 @@ use verdigris_proto::rollout::{
 };
 
 use super::CommandError;
+use super::looking::{self, LOOK, is_moving, until};
 use super::releases::user;
 use crate::arguments::Rollout;
 use crate::client::{CALL, Client, LONG_CALL, within};
 use crate::exit::Exit;
-use crate::output::{Format, Output, pairs, table, to_the_second};
+use crate::output::{Output, pairs, table, to_the_second};
 
-/// Between two looks while watching or waiting.
-const LOOK: Duration = Duration::from_millis(500);
-/// Phases in which something more happens by itself, soon.
-const MOVING: [&str; 7] = [
-    "",
-    "building",
-    "warming",
-    "leveling",
-    "judging",
-    "promoting",
-    "returning",
-];
-/// Moves the cursor home and clears what is below.
-const CLEAR: &str = "\x1b[H\x1b[J";
+/// Between two looks at a promotion, which is a matter of a moment in one process.
+const PROMOTED: Duration = Duration::from_millis(50);
 
 /// Runs a command about rollouts.
 pub(crate) async fn run(
@@ -39,10 +27,13 @@ pub(crate) async fn run(
     output: &Output,
 ) -> Result<Exit, CommandError> {
     match command {
-        Rollout::Status { watch: true, .. } => watch(collection, client, output).await,
+        Rollout::Status { watch: true, .. } => {
+            looking::watch(output, async || status(collection, client).await, of, shown).await
+        }
         Rollout::Status { wait, timeout, .. } => {
             let limit = timeout.map(Duration::from_secs);
-            let (status, is_settled) = settled(*wait, limit, collection, client).await?;
+            let look = async || status(collection, client).await;
+            let (status, is_settled) = until(limit, LOOK, look, |status| !wait || !is_moving(&status.phase)).await?;
             output.answer(&of(&status), |_| shown(&status))?;
             Ok(if is_settled { Exit::Done } else { Exit::NotSearchable })
         }
@@ -140,24 +131,6 @@ fn other(status: &GetRolloutResponse) -> String {
         .unwrap_or_default()
 }
 
-/// The status, where asked once nothing more happens by itself; and whether that came about in time.
-async fn settled(
-    wait: bool,
-    limit: Option<Duration>,
-    collection: &str,
-    client: &Client,
-) -> Result<(GetRolloutResponse, bool), CommandError> {
-    let began = Instant::now();
-    loop {
-        let now = status(collection, client).await?;
-        let is_settled = !wait || !MOVING.contains(&now.phase.as_str());
-        if is_settled || limit.is_some_and(|limit| began.elapsed() >= limit) {
-            return Ok((now, is_settled));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
 async fn promoted(
     lineage: &str,
     limit: Duration,
@@ -165,35 +138,11 @@ async fn promoted(
     client: &Client,
     output: &Output,
 ) -> Result<Exit, CommandError> {
-    let began = Instant::now();
-    loop {
-        let now = status(collection, client).await?;
-        let answers = now.active.as_ref().is_some_and(|active| active.lineage == lineage);
-        if answers || began.elapsed() >= limit {
-            output.answer(&of(&now), |_| shown(&now))?;
-            return Ok(if answers { Exit::Done } else { Exit::NotSearchable });
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// A live picture, until the process is told to end; for programs, a line whenever something is new.
-async fn watch(collection: &str, client: &Client, output: &Output) -> Result<Exit, CommandError> {
-    let mut before = Value::Null;
-    let is_picture = output.format() == Format::People && std::io::stdout().is_terminal();
-    loop {
-        let now = status(collection, client).await?;
-        let value = of(&now);
-        if value != before {
-            match (output.format(), is_picture) {
-                (Format::Json, _) => output.text(&value.to_string())?,
-                (Format::People, true) => output.text(&format!("{CLEAR}{}", shown(&now)))?,
-                (Format::People, false) => output.text(&format!("{}\n", shown(&now)))?,
-            }
-            before = value;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+    let look = async || status(collection, client).await;
+    let is_active = |now: &GetRolloutResponse| now.active.as_ref().is_some_and(|active| active.lineage == lineage);
+    let (now, answers) = until(Some(limit), PROMOTED, look, is_active).await?;
+    output.answer(&of(&now), |_| shown(&now))?;
+    Ok(if answers { Exit::Done } else { Exit::NotSearchable })
 }
 
 fn of(status: &GetRolloutResponse) -> Value {
@@ -316,17 +265,13 @@ fn shown(status: &GetRolloutResponse) -> String {
 }
 
 fn history(status: &GetRolloutResponse) -> String {
-    if status.served.is_empty() {
-        return "the first lineage answers since the beginning".to_owned();
-    }
-    let rows = status.served.iter().map(|entry| {
-        vec![
-            to_the_second(&entry.since),
+    looking::history(status.served.iter().map(|entry| {
+        [
+            entry.since.clone(),
             entry.lineage.clone(),
             entry.generation.to_string(),
             entry.actor.clone(),
             entry.reason.clone(),
         ]
-    });
-    table(&["since", "lineage", "generation", "by", "why"], &["generation"], rows)
+    }))
 }

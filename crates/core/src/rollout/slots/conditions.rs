@@ -1,5 +1,6 @@
 //! What stands in a status, in the words that operators know.
 
+use super::room::is_stalled;
 use super::{Plan, Reason, Seen, Slot, Target};
 use crate::gates::Verdict;
 use crate::pointer::{LineageRole, Pointer};
@@ -124,6 +125,18 @@ fn available(seen: &Seen) -> Condition {
 fn progressing(plan: &Plan) -> Condition {
     let is_moving = !matches!(plan.phase, Phase::Empty | Phase::Steady);
     let message = texts(plan.reasons.iter());
+    // What a person or the cluster must make room for does not go on by itself; nor what waits beyond its deadline.
+    let is_late = |reason: &Reason| {
+        use crate::rollout::Reason as Said;
+        matches!(reason, Reason::Overdue { .. } | Reason::Rollout(Said::Overdue { .. }))
+    };
+    let is_waiting = matches!(plan.phase, Phase::Warming | Phase::Promoting);
+    if is_waiting && plan.reasons.iter().any(is_stalled) {
+        return condition("Progressing", Some(false), "NoRoom", message);
+    }
+    if is_waiting && plan.reasons.iter().any(is_late) {
+        return condition("Progressing", Some(false), "DeadlineExceeded", message);
+    }
     condition("Progressing", Some(is_moving), word(plan.phase), message)
 }
 
@@ -131,6 +144,7 @@ fn degraded(plan: &Plan) -> Condition {
     let is_bad = |reason: &&Reason| {
         use crate::rollout::Reason as Said;
         match reason {
+            reason if is_stalled(reason) => true,
             Reason::NoPodAnswers | Reason::SlotStillAsked(_) | Reason::Overdue { .. } => true,
             Reason::Rollout(said) => matches!(
                 said,

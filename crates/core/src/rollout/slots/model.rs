@@ -60,6 +60,8 @@ enum Event {
     Resumes,
     NewTemplate(usize),
     ScalesTo(u32),
+    /// So many pods fit, of both slots together.
+    Fit(u32),
     Ticks(i64),
 }
 
@@ -83,6 +85,7 @@ struct World {
     traffic_version: u64,
     template: String,
     replicas: u32,
+    fit: u32,
     names: u32,
     // The controller.
     epoch: u64,
@@ -118,6 +121,7 @@ impl World {
             traffic_version: 0,
             template: "one".to_owned(),
             replicas: 2,
+            fit: u32::MAX,
             names: 0,
             epoch: 1,
             in_hand: None,
@@ -197,8 +201,20 @@ impl World {
             wish: self.wish.clone(),
             idle_quiet_since: Some(Timestamp(0)),
             demoted_at: self.demoted_at,
+            grants: vec![Grant {
+                quota: "q".to_owned(),
+                resource: "pods".to_owned(),
+                left: Amount(self.free()),
+                per_pod: Amount(1),
+            }],
             epoch: self.epoch,
         }
+    }
+
+    /// How many more pods fit.
+    fn free(&self) -> i128 {
+        let there = self.blue.seen.pods.len() + self.green.seen.pods.len();
+        i128::from(self.fit) - there as i128
     }
 
     fn versions(&self) -> [u64; 3] {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Slot;
+use super::{Amount, Slot};
 use crate::manifest::LineageId;
 use crate::timestamp::Timestamp;
 
@@ -71,6 +71,37 @@ pub enum Reason {
     EndpointsMove,
     /// No pod of the active slot is ready.
     NoPodAnswers,
+    /// More pods would go beyond a limit of the platform: they are not asked for.
+    NoRoom {
+        /// Where.
+        slot: Slot,
+        /// How many more.
+        pods: u32,
+        /// What they ask for.
+        asked: Amount,
+        /// Of what.
+        resource: String,
+        /// The limit.
+        quota: String,
+        /// What it leaves.
+        left: Amount,
+    },
+    /// The platform makes no more pods.
+    PodsRefused {
+        /// Where.
+        slot: Slot,
+        /// In its words.
+        message: String,
+    },
+    /// No node has room for pods.
+    PodsNotPlaced {
+        /// Where.
+        slot: Slot,
+        /// For how many.
+        pods: u32,
+        /// In the platform's words.
+        message: String,
+    },
     /// Overdue: the pods were asked for that long ago.
     Overdue {
         /// Seconds.
@@ -107,6 +138,24 @@ impl fmt::Display for Reason {
             Self::TrafficMoves { to } => write!(f, "traffic moves to slot {to} once its pods are ready"),
             Self::EndpointsMove => f.write_str("traffic was moved, and the cluster is following"),
             Self::NoPodAnswers => f.write_str("no pod of the active slot is ready"),
+            Self::NoRoom {
+                slot,
+                pods,
+                asked,
+                resource,
+                quota,
+                left,
+            } => write!(
+                f,
+                "{pods} more pods of slot {slot} do not fit: they ask for {asked} of {resource}, and quota {quota} \
+                 leaves {left}; traffic stays where it is"
+            ),
+            Self::PodsRefused { slot, message } => {
+                write!(f, "the cluster makes no more pods of slot {slot}: {message}")
+            }
+            Self::PodsNotPlaced { slot, pods, message } => {
+                write!(f, "no node has room for {pods} pods of slot {slot}: {message}")
+            }
             Self::Overdue { seconds } => write!(f, "overdue: it was asked for {seconds} seconds ago"),
         }
     }

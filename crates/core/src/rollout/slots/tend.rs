@@ -1,6 +1,7 @@
 //! What slots, preview and connections need whatever the rollout does: pods of the right target in the right number.
 
 use super::plan::{SECOND_NS, View};
+use super::room;
 use super::{Action, DEMOTE_EVERY_NS, Plan, QUIET_NS, QUIET_WAIT_NS, Reason, Slot, Target};
 use crate::manifest::LineageId;
 use crate::timestamp::Timestamp;
@@ -11,7 +12,7 @@ impl View<'_> {
         let seen = self.slot(slot);
         let is_selected = self.seen.selected() == Some(slot);
         match &seen.target {
-            Some(has) if has == target => self.scaled(plan, slot, self.replicas()),
+            Some(has) if has == target => self.grown(plan, slot),
             // What answers is never made to be something else.
             Some(_) if is_selected => plan,
             Some(_) if !self.is_empty(slot) => {
@@ -36,7 +37,7 @@ impl View<'_> {
         let give_up = self.traffic.since.plus(QUIET_WAIT_NS);
         let quiet = self.seen.idle_quiet_since.map(|since| since.plus(QUIET_NS));
         match quiet {
-            Some(at) if self.now >= at && self.is_followed() => self.scaled(plan, slot, 0),
+            Some(at) if self.now >= at && self.seen.is_followed() => self.scaled(plan, slot, 0),
             _ if self.now >= give_up => {
                 let plan = plan.because(Reason::SlotStillAsked(slot));
                 self.scaled(plan, slot, 0)
@@ -64,16 +65,6 @@ impl View<'_> {
         id.is_some() && id == self.traffic.previous
     }
 
-    /// Whether the cluster sends to the selected slot, and to it alone.
-    pub(super) fn is_followed(&self) -> bool {
-        let Some(active) = self.seen.selected() else {
-            return false;
-        };
-        let is_of = |slot: Slot, name: &String| self.slot(slot).pods.iter().any(|pod| pod.name == *name);
-        let endpoints = &self.traffic.endpoints;
-        endpoints.iter().any(|name| is_of(active, name)) && !endpoints.iter().any(|name| is_of(active.other(), name))
-    }
-
     fn claims(&self) -> Option<&LineageId> {
         self.pointer.active.as_ref().map(|active| &active.lineage)
     }
@@ -81,6 +72,7 @@ impl View<'_> {
 
 /// Preview, demotion, and what is amiss.
 pub(super) fn tend(view: &View<'_>, plan: &mut Plan) {
+    room::tell(view, plan);
     let selected = view.seen.selected();
     let shown = Slot::ALL.into_iter().find(|slot| {
         let is_other = selected.is_some_and(|active| active != *slot);
@@ -116,7 +108,7 @@ pub(super) fn tend(view: &View<'_>, plan: &mut Plan) {
 }
 
 fn demote(view: &View<'_>, plan: &mut Plan, idle: Slot) {
-    if !view.is_followed() {
+    if !view.seen.is_followed() {
         plan.reasons.push(Reason::EndpointsMove);
         plan.wake(view.now.plus(SECOND_NS));
         return;

@@ -1,6 +1,8 @@
 //! Goal: what is done with slots, pods and Services at each place of a rollout, and why. Method: a cluster as data, the
 //! pointer made by its real edits, and the plan in short.
 
+mod room;
+
 use super::*;
 use crate::gates::tests::{good, value};
 use crate::pointer::{Flip, Pointer, Published};
@@ -34,6 +36,7 @@ fn slot(lineage: &str, template: &str, generation: u64, ready: usize) -> SlotSee
         name: format!("{lineage}-{template}-{number}"),
         target: target.id(),
         is_ready: number < ready,
+        unplaced: None,
         report: Some(PodReport {
             lineage: target.lineage.clone(),
             generation,
@@ -55,6 +58,7 @@ fn slot(lineage: &str, template: &str, generation: u64, ready: usize) -> SlotSee
         pods: (0..2).map(pod).collect(),
         target: Some(target),
         approved_by: None,
+        refused: None,
     }
 }
 

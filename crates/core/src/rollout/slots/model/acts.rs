@@ -9,6 +9,9 @@ impl World {
         let plan = plan(&self.spec(), &self.pointer, &seen, self.now);
         self.planned_ready.clear();
         for action in &plan.actions {
+            if let Action::Scale { slot, replicas } = action {
+                self.check_fits(&seen, *slot, *replicas);
+            }
             let Action::Select(selection) = action else { continue };
             assert!(
                 self.ready(&selection.target) > 0,
@@ -22,6 +25,18 @@ impl World {
             was_held: self.pointer.promotion_hold.is_some(),
             actions: plan.actions,
         });
+    }
+
+    /// Pods beside those that answer are asked for all or not at all.
+    fn check_fits(&self, seen: &Seen, slot: Slot, replicas: u32) {
+        let (has, traffic) = (seen.slot(slot), seen.traffic.as_ref());
+        let is_previous = has.target.as_ref().map(Target::id) == traffic.and_then(|traffic| traffic.previous.clone());
+        let is_surge = seen.selected().is_some_and(|active| active != slot) && !is_previous;
+        let more = replicas.saturating_sub(has.pods_left);
+        assert!(
+            !is_surge || more == 0 || i128::from(more) <= self.free(),
+            "a surge is asked for that does not fit"
+        );
     }
 
     /// Does the first thing in hand; false where nothing is left.

@@ -79,6 +79,7 @@ impl World {
             }
             Event::NewTemplate(which) => self.template = ["one", "two", "three", BROKEN][which % 4].to_owned(),
             Event::ScalesTo(replicas) => self.replicas = replicas,
+            Event::Fit(pods) => self.fit = pods,
             Event::Ticks(wait) => self.now = self.now.plus(wait),
             word => self.word(word),
         }
@@ -112,11 +113,13 @@ impl World {
 
     /// The platform makes and ends pods as asked.
     fn settle(&mut self, slot: Slot) {
+        let free = usize::try_from(self.free().max(0)).unwrap_or(usize::MAX);
         let place = self.place(slot);
         let Some(target) = place.seen.target.clone() else {
             return;
         };
-        let wanted = place.seen.replicas as usize;
+        let there = place.seen.pods.len();
+        let wanted = (place.seen.replicas as usize).min(there.saturating_add(free));
         if place.seen.pods.len() == wanted && place.seen.is_settled {
             return;
         }
@@ -128,6 +131,7 @@ impl World {
                 name: format!("{slot}-{number}-{}", place.version),
                 target: target.id(),
                 is_ready: false,
+                unplaced: None,
                 report: None,
             });
         }
@@ -246,6 +250,7 @@ impl World {
     /// Everything that goes right goes right, and nothing else happens, until nothing is left to do.
     fn comes_to_rest(&mut self) -> Phase {
         (self.sleeper, self.wish, self.failing) = (None, None, None);
+        self.fit = u32::MAX;
         for _ in 0..600 {
             for slot in Slot::ALL {
                 self.take(Event::Settles(slot));
@@ -352,6 +357,7 @@ fn event(dice: &mut Dice, trouble: Trouble) -> Event {
         Event::Names('d'),
         Event::NewTemplate(dice.throw(8)),
         Event::ScalesTo(1 + dice.throw(3) as u32),
+        Event::Fit([2, 3, 5, u32::MAX][dice.throw(4)]),
         Event::Ticks(wait),
     ];
     let unlikely = dice.throw(12);
@@ -380,7 +386,8 @@ fn walk(seed: u64, trouble: Trouble) -> (u64, Phase) {
         }
         world.take(next);
     }
-    // No pod is away for ever.
+    // No pod is away for ever, and room comes again.
+    world.take(Event::Fit(u32::MAX));
     for slot in Slot::ALL {
         world.take(Event::Settles(slot));
         world.take(Event::Opens(slot));
