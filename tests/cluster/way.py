@@ -355,10 +355,15 @@ def nothing_is_lost(cluster, changed):
 
 
 def kill_role(cluster, role):
-    """Kills a pod of a role without notice."""
-    labels = f"verdigris.dev/collection={COLLECTION}" if role == "search" else f"app.kubernetes.io/component={role}"
-    pods = [pod for pod in cluster.pods(labels) if not pod["metadata"].get("deletionTimestamp")]
-    name = random.choice(pods)["metadata"]["name"]
+    """Kills a pod of a role without notice; of the controllers the one that leads, of the search pods one that answers."""
+    if role == "controller":
+        name = cluster.get("lease", f"{RELEASE}-controller")["spec"]["holderIdentity"]
+    else:
+        labels = f"app.kubernetes.io/component={role}"
+        if role == "search":
+            labels = status(cluster)["selector"]
+        pods = [pod for pod in cluster.pods(labels) if not pod["metadata"].get("deletionTimestamp")]
+        name = random.choice(pods)["metadata"]["name"]
     cluster.kill(name)
     say(f"killed {name}")
 
