@@ -85,9 +85,10 @@ impl Owner {
         &self,
         edit: impl Fn(&Pointer, String, Timestamp) -> Result<Pointer, EditRefused> + Send + Sync,
     ) -> Result<(), CommitError> {
-        let (nonce, now) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()));
+        let (nonce, clock) = (commit::nonce(), &self.deps.clock);
+        // The moment of each try: a grace that begins with what is let go does not begin before it.
         commit::swing(&*self.deps.store, &self.name, nonce.clone(), |pointer| {
-            edit(pointer, nonce.clone(), now)
+            edit(pointer, nonce.clone(), Timestamp(clock.now_ns()))
         })
         .await?;
         Ok(())

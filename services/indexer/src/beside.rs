@@ -12,7 +12,6 @@ use verdigris_core::merge::{self, MergePlan};
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{Build, EditRefused, LineagePointer, LineageRole, Part, Pointer};
 use verdigris_core::settings::{Provider, Settings, WindowSettings};
-use verdigris_core::timestamp::Timestamp;
 use verdigris_embed::Embedder;
 use verdigris_engine::release::Release;
 use verdigris_engine::segment::merge::Merged;
@@ -514,13 +513,13 @@ impl Turn<'_> {
 
     /// Names a part that is written.
     pub(crate) async fn commit_part(&mut self, part: Part) -> Result<(), IndexerError> {
-        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let (nonce, epoch) = (commit::nonce(), self.epoch);
         let Some(lineage) = self.beside.build.as_ref().map(|build| build.lineage.clone()) else {
             self.beside.part = None;
             return Ok(());
         };
         let swung = commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.add_part(epoch, &lineage, part.clone(), nonce.clone(), now)
+            pointer.add_part(epoch, &lineage, part.clone(), nonce.clone(), self.now())
         })
         .await;
         self.beside.part = None;
@@ -586,9 +585,9 @@ impl Turn<'_> {
     }
 
     async fn give_up_build(&mut self, build: &Build) -> Result<(), IndexerError> {
-        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let (nonce, epoch) = (commit::nonce(), self.epoch);
         commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.drop_build(epoch, &build.lineage, nonce.clone(), now)
+            pointer.drop_build(epoch, &build.lineage, nonce.clone(), self.now())
         })
         .await?;
         self.beside.build = None;

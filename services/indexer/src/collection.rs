@@ -155,21 +155,20 @@ impl CollectionIndexer {
     }
 
     /// Hides documents although nothing can be published: that is one swing.
-    async fn erase(&self, wish: &crate::erase::Wish) -> Result<u64, IndexerError> {
-        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance, self.epoch).await?;
+    async fn erase(&mut self, wish: &crate::erase::Wish) -> Result<u64, IndexerError> {
+        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance, &mut self.epoch).await?;
         turn.erase(wish).await
     }
 
     /// Publishes the head again with a checkpoint before the first event of the log that is there now.
-    async fn adopt_stream(&self) -> Result<(), IndexerError> {
-        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance, self.epoch).await?;
+    async fn adopt_stream(&mut self) -> Result<(), IndexerError> {
+        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance, &mut self.epoch).await?;
         let stream = self.deps.bus.open(&self.name).await?;
         turn.adopt(stream).await
     }
 
     async fn turn(&mut self, token: &CancellationToken) -> Result<(), IndexerError> {
-        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance, self.epoch).await?;
-        self.epoch = Some(turn.epoch);
+        let mut turn = Turn::begin(&self.deps, &self.name, &self.handle, &self.instance, &mut self.epoch).await?;
         turn.beware(self.panics);
         turn.check_stream().await?;
         // A panic ends the turn and not the process: other collections go on, and so does this one.
@@ -189,6 +188,8 @@ impl CollectionIndexer {
             Err(error) => {
                 if error.may_be_poison() {
                     self.panics = self.panics.after(turn.named);
+                } else if turn.has_published {
+                    self.panics = Panics::default();
                 }
                 Err(error)
             }

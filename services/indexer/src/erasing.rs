@@ -18,7 +18,6 @@ use verdigris_core::merge::{self, MergePlan};
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{BuildSource, EditRefused, Erased, Pointer};
 use verdigris_core::settings::Settings;
-use verdigris_core::timestamp::Timestamp;
 use verdigris_engine::error::EngineError;
 use verdigris_engine::release::Release;
 use verdigris_store::{CommitError, Store, collection as objects, commit};
@@ -138,7 +137,7 @@ fn killed(release: &Release, ids: &BTreeSet<String>, settings: &Settings) -> Res
 impl Turn<'_> {
     /// Hides documents by one swing. How many were not erased before.
     pub(crate) async fn erase(&mut self, wish: &Wish) -> Result<u64, IndexerError> {
-        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let (nonce, now, epoch) = (commit::nonce(), self.now(), self.epoch);
         let by = ErasedBy {
             actor: &wish.actor,
             reason: &wish.words,
@@ -152,7 +151,7 @@ impl Turn<'_> {
         let _being_written = self.handle.begin_writing(path.clone());
         let reference = guard::write(&*self.deps.store, self.name, path, &list).await?;
         let pointer = commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.erase(epoch, reference.clone(), GRACE_NS, nonce.clone(), now)
+            pointer.erase(epoch, reference.clone(), GRACE_NS, nonce.clone(), self.now())
         })
         .await?;
         self.erasing = Erasing::of(list, pointer.erased);
@@ -220,10 +219,10 @@ impl Turn<'_> {
             .erasing
             .holders
             .holding(pointer.kept.iter().map(|kept| &kept.manifest));
-        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let (nonce, epoch) = (commit::nonce(), self.epoch);
         if !holding.is_empty() {
             commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-                pointer.drop_kept(epoch, &holding, nonce.clone(), now)
+                pointer.drop_kept(epoch, &holding, nonce.clone(), self.now())
             })
             .await?;
             tracing::info!(collection = %self.name, releases = holding.len(), "kept releases with erased documents were dropped");
@@ -231,7 +230,7 @@ impl Turn<'_> {
         }
         let clean = self.erasing.holders.clean();
         let swung = commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.finish_erasing(epoch, &clean, nonce.clone(), now)
+            pointer.finish_erasing(epoch, &clean, nonce.clone(), self.now())
         });
         match swung.await {
             Ok(pointer) => {
@@ -387,7 +386,7 @@ impl Turn<'_> {
         self.beside.stop_part().await;
         let live = |segment: &SegmentEntry| u64::from(segment.live) + u64::from(segment.live_ghosts);
         let rows = head.segments.iter().map(live).sum();
-        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let (nonce, epoch) = (commit::nonce(), self.epoch);
         let swung = commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
             let active = pointer.active.as_ref().ok_or(EditRefused::NothingToBuildFrom)?;
             let source = BuildSource {
@@ -395,7 +394,7 @@ impl Turn<'_> {
                 generation: active.generation,
                 rows,
             };
-            pointer.restart_build(epoch, &build.lineage, source, nonce.clone(), now)
+            pointer.restart_build(epoch, &build.lineage, source, nonce.clone(), self.now())
         });
         match swung.await {
             Ok(pointer) => {

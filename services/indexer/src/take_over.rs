@@ -93,13 +93,14 @@ pub(crate) fn take_over(
     Ok(taken)
 }
 
-/// The follower's row of a document dies; where it is, and the document.
-fn forget(
-    id: &str,
-    follower: &Release,
-    between: &Between,
-    taken: &mut Taken,
-) -> Result<Option<(RowPlace, Option<Map<String, Value>>)>, EngineError> {
+/// A row of the follower that died, and its document.
+struct Old {
+    place: RowPlace,
+    document: Option<Map<String, Value>>,
+}
+
+/// The follower's row of a document dies.
+fn forget(id: &str, follower: &Release, between: &Between, taken: &mut Taken) -> Result<Option<Old>, EngineError> {
     let Some(old) = follower.find(id) else { return Ok(None) };
     let before = found(follower, old, &between.to)?;
     let part = &follower.segments()[old.segment];
@@ -107,7 +108,10 @@ fn forget(
     dead.or_insert_with(|| (*part.dead).clone()).insert(old.row);
     taken.content.remove(&before.state.digest());
     taken.documents -= u64::from(before.exists);
-    Ok(Some((old, before.row.document)))
+    Ok(Some(Old {
+        place: old,
+        document: before.row.document,
+    }))
 }
 
 fn take_one(
@@ -118,11 +122,12 @@ fn take_one(
     taken: &mut Taken,
 ) -> Result<(), EngineError> {
     let found = found(active, place, &between.from)?;
-    let old_document = forget(&found.row.id, follower, between, taken)?;
-    let old_document = old_document.and_then(|(old, document)| Some((old, document?)));
+    let old = forget(&found.row.id, follower, between, taken)?;
     taken.content.add(&found.state.digest());
     taken.documents += u64::from(found.exists);
-    let old = old_document.as_ref().map(|(old, document)| (follower, *old, document));
+    let old = old
+        .as_ref()
+        .and_then(|old| Some((follower, old.place, old.document.as_ref()?)));
     let vector = vector_source(active, place, &found, between, old);
     taken.rows.push(TakenRow { row: found.row, vector });
     Ok(())

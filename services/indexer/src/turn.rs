@@ -55,6 +55,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) crashed_at: Option<u64>,
     /// The event that is read alone just now.
     pub(crate) named: Option<u64>,
+    /// A window was published in this turn.
+    pub(crate) has_published: bool,
     pub(crate) merges: Merges,
     /// The pointer's generation: that of the active lineage, unless a lineage that lacked publishes was returned to.
     pub(crate) generation: u64,
@@ -107,20 +109,22 @@ async fn claimed(
 }
 
 impl<'a> Turn<'a> {
-    /// Claims; `before` is the epoch of this process's last turn.
+    /// Claims. `epoch` is that of this process's last turn, and of this one as soon as it has claimed, whether or not it
+    /// then begins.
     pub(crate) async fn begin(
         deps: &'a IndexerDeps,
         name: &'a CollectionName,
         handle: &'a Handle,
         instance: &'a str,
-        before: Option<u64>,
+        epoch: &mut Option<u64>,
     ) -> Result<Self, IndexerError> {
         let store = &*deps.store;
-        let pointer = claimed(deps, name, instance, before).await?;
+        let pointer = claimed(deps, name, instance, *epoch).await?;
         let writer = pointer
             .writer
             .clone()
             .unwrap_or_else(|| unreachable!("a claim names its writer"));
+        *epoch = Some(writer.epoch);
         let settings = objects::settings(store, name, &pointer.settings).await?;
         let identity = deps.embedders.identity(&settings.embedder)?;
         let manifest = match &pointer.active {
@@ -169,6 +173,7 @@ impl<'a> Turn<'a> {
             },
             crashed_at: trying.filter(|_| crashed),
             named: None,
+            has_published: false,
             merges: Merges::default(),
             generation: pointer.generation,
             beside: Beside::begin(deps, name, &pointer).await?,
@@ -260,7 +265,11 @@ impl<'a> Turn<'a> {
             settings: &settings,
             after: self.head.manifest().checkpoint.sequence,
             first_build: self.head.manifest().generation == 0,
-            caution: self.caution,
+            caution: if self.publishes_candidates() {
+                self.caution.of_candidates()
+            } else {
+                self.caution
+            },
         };
         // One window, however often something else is due beside it.
         let mut window = pin!(next_window(&*self.deps.bus, &self.deps.clock, &context));
@@ -360,19 +369,30 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    pub(crate) async fn publish_window(&mut self, window: Vec<BusEvent>) -> Result<(), IndexerError> {
-        let Some(last) = window.last() else { return Ok(()) };
-        let (first, last) = (window[0].sequence, last.clone());
+    pub(crate) async fn publish_window(&mut self, mut window: Vec<BusEvent>) -> Result<(), IndexerError> {
+        let Some(first) = window.first().map(|first| first.sequence) else {
+            return Ok(());
+        };
+        match self.caution {
+            Caution::Singly(_) if window.len() == 1 => {
+                self.name_event(first).await?;
+                self.named = Some(first);
+            }
+            Caution::Singly(_) => {
+                let rehearsed = self.rehearse(&window).await?;
+                window.truncate(rehearsed);
+            }
+            _ => {}
+        }
+        let Some(last) = window.last().cloned() else {
+            return Ok(());
+        };
         let (began, traces) = (self.now().0, self.handle.traced.of(&window));
         let checkpoint = Checkpoint {
             sequence: last.sequence,
             digest: Some(last.digest()),
             ..self.head.manifest().checkpoint.clone()
         };
-        if let Caution::Singly(_) = self.caution {
-            self.name_event(first).await?;
-            self.named = Some(first);
-        }
         let count = window.len() as u64;
         let ordered = self.order(window.clone()).await?;
         let look = self.look(window, &ordered).await?;
@@ -386,6 +406,7 @@ impl<'a> Turn<'a> {
         });
         let is_served = self.publish(change).await?;
         self.named = None;
+        self.has_published = true;
         if self.awaits_promotion() {
             self.handle.progress.note(first, &outcomes);
             self.deps.metrics.events(self.name, &counts);
@@ -402,6 +423,24 @@ impl<'a> Turn<'a> {
         self.deps.metrics.events(self.name, &counts);
         self.caution = self.caution.after(count);
         Ok(())
+    }
+
+    /// Does what is done before a window is published with its first event, with its first two, and so on: a candidate for
+    /// each event would wait for a promotion each. How many were: one that is set aside because it ends the process ends
+    /// the window, so that it is past before another one is found.
+    async fn rehearse(&mut self, window: &[BusEvent]) -> Result<usize, IndexerError> {
+        let culprit = window.iter().position(|event| Some(event.sequence) == self.crashed_at);
+        let count = culprit.map_or(window.len(), |culprit| culprit + 1);
+        for (n, event) in window[..count].iter().enumerate() {
+            self.name_event(event.sequence).await?;
+            self.named = Some(event.sequence);
+            let ordered = self.order(window[..=n].to_vec()).await?;
+            let counts = OutcomeCounts::of(&ordered.outcomes);
+            let checkpoint = self.head.manifest().checkpoint.clone();
+            self.written(ordered, checkpoint, counts).await?;
+        }
+        self.named = None;
+        Ok(count)
     }
 
     /// Links the release that was just published with the events in it.

@@ -41,6 +41,14 @@ impl Caution {
         }
     }
 
+    /// Where windows are published as candidates: events are not published singly, but rehearsed so.
+    pub(crate) fn of_candidates(self) -> Self {
+        match self {
+            Self::Singly(_) => Self::AtMost(TRIAL_EVENTS),
+            other => other,
+        }
+    }
+
     /// After a window of `events` was published.
     pub(crate) fn after(self, events: u64) -> Self {
         match self {

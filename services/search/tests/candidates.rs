@@ -7,8 +7,7 @@
 //! One limit is not the default's: answers may take two seconds, or another process of this machine would be judged too.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 
-#[path = "measure/graph.rs"]
-mod graph;
+mod measuring;
 mod world;
 
 use std::ops::Range;
@@ -16,19 +15,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tonic::Request;
 use verdigris_core::digest::ContentSum;
 use verdigris_core::gates::{Gate, GateSettings, Verdict, judge};
 use verdigris_core::pointer::LineageRole::Candidate;
-use verdigris_core::settings::Settings;
 use verdigris_embed::HashEmbedder;
-use verdigris_proto::search::measurement_service_server::MeasurementService;
-use verdigris_proto::search::query_service_server::QueryService;
-use verdigris_proto::search::{Lineage, LineageState, MeasureRequest, SetGoldenQueriesRequest};
-use verdigris_search::{MeasurementRpc, QueryRpc};
+use verdigris_proto::search::LineageState;
 
-use graph::links;
-use world::{Draft, Server, Start, World, Written, catalog, eventually, hash_settings, name};
+use measuring::graph::links;
+use measuring::{against, measured, sees_a_day, settings, text};
+use world::{Draft, Server, Start, World, Written, catalog, eventually};
 
 const GENERATION: u64 = 5;
 const BAD_SEEDS: u64 = 10;
@@ -56,16 +51,6 @@ impl Numbers {
         }
         all
     }
-}
-
-fn settings() -> Settings {
-    let mut settings = hash_settings(16);
-    settings.ann.ef_search = 24;
-    settings
-}
-
-fn text(document: &Value) -> String {
-    verdigris_core::text::embedded_text(document.as_object().unwrap(), &settings().text.embed)
 }
 
 /// The deleted ones of so many documents.
@@ -117,21 +102,8 @@ impl Stage {
         let active = world.write(active).await;
         world.name(&active, None).await;
         let server = Server::start_as(&world, start).await;
-        let golden = SetGoldenQueriesRequest {
-            collection: name().to_string(),
-            content: "copper drill number 0\tp-0\noak drill number 16\tp-16\t0.5\nglass pipe\tp-43\n".into(),
-        };
-        let queries = QueryRpc::new(server.search.clone());
-        queries.set_golden_queries(Request::new(golden)).await.unwrap();
-        for text in [
-            "copper drill",
-            "oak saw Borwin",
-            "lamp",
-            "steel valve size 42",
-            "number 77",
-        ] {
-            server.search(text, Lineage::Active).await.unwrap();
-        }
+        let golden = "copper drill number 0\tp-0\noak drill number 16\tp-16\t0.5\nglass pipe\tp-43\n";
+        sees_a_day(&server, golden).await;
         Self { world, server, active }
     }
 
@@ -149,18 +121,12 @@ impl Stage {
             (other.lineage == lineage && is_settled).then_some(())
         })
         .await;
-        let request = MeasureRequest {
-            collection: name().to_string(),
-            lineage,
-            generation: candidate.manifest.generation,
-        };
-        let rpc = MeasurementRpc::new(self.server.search.clone());
-        let answer = rpc.measure(Request::new(request)).await.unwrap().into_inner();
+        let measured = measured(&self.server, &lineage, candidate.manifest.generation).await;
         let limits = GateSettings {
             latency_floor_ms: LATENCY_FLOOR_MS,
             ..GateSettings::default()
         };
-        judge(&limits, &serde_json::from_str(&answer.measurements_json).unwrap())
+        judge(&limits, &measured.unwrap())
     }
 
     /// Bad candidates of a kind: none is promotable, and this gate is among those that say so.
@@ -179,13 +145,6 @@ impl Stage {
         let verdict = self.judged(&candidate).await;
         assert!(verdict.is_promotable(), "seed {seed}: {:?}", against(&verdict));
     }
-}
-
-fn against(verdict: &Verdict) -> Vec<(Gate, String)> {
-    verdict
-        .against()
-        .map(|found| (found.gate, found.text.clone()))
-        .collect()
 }
 
 fn assert_refused(verdict: &Verdict, gate: Gate, seed: u64) {

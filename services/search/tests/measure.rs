@@ -1,42 +1,29 @@
 //! Lineages are measured as they are: each kind of a bad candidate is seen by a gate, each kind of a good one by none.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 
-#[path = "measure/graph.rs"]
-mod graph;
-#[path = "measure/told.rs"]
-mod told;
+mod measuring;
 mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tonic::{Request, Status};
 use verdigris_core::gates::{Gate, GateOutcome, GateSettings, Measured, Measurements, Verdict, judge};
 use verdigris_core::pointer::LineageRole::Candidate;
 use verdigris_core::settings::Settings;
 use verdigris_embed::HashEmbedder;
 use verdigris_proto::reason::reason_of;
-use verdigris_proto::search::measurement_service_server::MeasurementService;
-use verdigris_proto::search::query_service_server::QueryService;
-use verdigris_proto::search::{Lineage, LineageState, MeasureRequest, SetGoldenQueriesRequest};
-use verdigris_search::{MeasurementRpc, QueryRpc};
+use verdigris_proto::search::LineageState;
 
-use graph::links;
-use told::{against, text};
-use world::{Draft, Server, Start, World, Written, catalog, hash_settings, name};
+use measuring::graph::links;
+use measuring::{against, measured, sees_a_day, settings, text};
+use world::{Draft, Server, Start, World, Written, catalog};
 
 /// Documents: enough for a graph that is walked, and not scanned.
 const DOCUMENTS: usize = 2_400;
 /// Those of them that were deleted.
 const DELETED: std::ops::Range<usize> = 2_300..2_360;
 const GENERATION: u64 = 5;
-
-fn settings() -> Settings {
-    let mut settings = hash_settings(16);
-    settings.ann.ef_search = 24;
-    settings
-}
 
 fn deleted_ids() -> Vec<String> {
     DELETED.map(|n| format!("p-{n}")).collect()
@@ -83,21 +70,8 @@ impl Case {
         let (active, candidate) = (world.write(&active()).await, world.write(candidate).await);
         world.name(&active, None).await;
         let server = Server::start_as(&world, start).await;
-        let golden = SetGoldenQueriesRequest {
-            collection: name().to_string(),
-            content: "copper drill number 0\tp-0\noak drill number 16\tp-16\t0.5\nglass pipe\tp-2359,p-43\n".into(),
-        };
-        let queries = QueryRpc::new(server.search.clone());
-        queries.set_golden_queries(Request::new(golden)).await.unwrap();
-        for text in [
-            "copper drill",
-            "oak saw Borwin",
-            "lamp",
-            "steel valve size 42",
-            "number 77",
-        ] {
-            server.search(text, Lineage::Active).await.unwrap();
-        }
+        let golden = "copper drill number 0\tp-0\noak drill number 16\tp-16\t0.5\nglass pipe\tp-2359,p-43\n";
+        sees_a_day(&server, golden).await;
         world.name(&active, Some((&candidate, Candidate))).await;
         Self {
             world,
@@ -115,17 +89,6 @@ impl Case {
         self.server.other_is(LineageState::Warm, GENERATION).await;
         judge(&GateSettings::default(), &self.measured().await)
     }
-}
-
-async fn measured(server: &Server, lineage: &str, generation: u64) -> Result<Measurements, Status> {
-    let rpc = MeasurementRpc::new(server.search.clone());
-    let request = MeasureRequest {
-        collection: name().to_string(),
-        lineage: lineage.to_owned(),
-        generation,
-    };
-    let answer = rpc.measure(Request::new(request)).await?.into_inner();
-    Ok(serde_json::from_str(&answer.measurements_json).unwrap())
 }
 
 /// A good candidate passes every gate that has a subject.
