@@ -195,12 +195,12 @@ fn manifest(
         add: vec![segment],
         remove: Vec::new(),
         dead: Default::default(),
-        content: active.content.clone(),
+        content: active.content,
         documents,
         checkpoint: active.checkpoint.clone(),
         watermark: active.watermark,
         settings: active.settings.clone(),
-        stats: active.stats.clone(),
+        stats: active.stats,
         reason: PublishReason::Publish,
     })?;
     Ok(edited.manifest)
