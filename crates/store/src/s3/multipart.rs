@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
@@ -71,6 +71,8 @@ async fn begin<'a>(inner: &'a Inner, key: &'a str, object: &'a str) -> Result<Up
             .key(object);
         let request = request
             .metadata(MARK, &mark)
+            // That of the parts. Where nothing is said here, a server may expect another, and refuse them in the end.
+            .checksum_algorithm(ChecksumAlgorithm::Crc32)
             .set_server_side_encryption(encryption)
             .set_ssekms_key_id(kms_key);
         inner.attempt(0, async { request.send().await.map_err(Seen::of) }).await
