@@ -84,7 +84,9 @@ async fn a_file_goes_up_in_parts_to_a_server_that_holds_their_checksums_against_
     let put = store.put(key, Body::File(file.clone()), Precondition::Absent).await;
     let tag = put.expect("written in parts");
     match store.get(key, None).await.expect("read") {
-        Get::Found { bytes: found, tag: of, .. } => {
+        Get::Found {
+            bytes: found, tag: of, ..
+        } => {
             assert!(found == Bytes::from(bytes), "other bytes came back");
             assert_eq!(of, tag);
         }
