@@ -1,14 +1,12 @@
 //! Large files on another S3 server than the one of the other tests: versitygw, which holds the checksums of parts against
 //! what was said when the upload began. `tests/cluster/tools versitygw` builds it; without it the test says so and ends.
 //! Deliberately absent: the conformance suite and cut connections, which tests/s3.rs has.
-#![expect(clippy::print_stdout, reason = "what was skipped is part of what a test tells")]
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use bytes::Bytes;
 use verdigris_store::s3::{Keys, S3Options, S3Store};
 use verdigris_store::{Body, Get, Precondition, Store};
 
@@ -87,7 +85,7 @@ async fn a_file_goes_up_in_parts_to_a_server_that_holds_their_checksums_against_
         Get::Found {
             bytes: found, tag: of, ..
         } => {
-            assert!(found == Bytes::from(bytes), "other bytes came back");
+            assert!(found == bytes, "other bytes came back");
             assert_eq!(of, tag);
         }
         other => panic!("{other:?}"),
