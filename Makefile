@@ -68,7 +68,8 @@ cluster: image
 test-cluster: cluster ## Go the whole way on a real one-node Kubernetes, short (needs root, Go; KUBECONFIG takes another cluster)
 	@tests/cluster/test
 
-prove-cluster: cluster ## Measure swaps, kills and outages on that Kubernetes
+prove-cluster: cluster ## Measure swaps, kills, outages, ways back and refusals on that Kubernetes
+	@$(CARGO) build --locked -p verdigris --example cluster_bad_release
 	@tests/cluster/prove
 
 audit: ## Check licences, sources and advisories of dependencies (needs cargo-deny)

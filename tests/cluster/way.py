@@ -48,7 +48,7 @@ def has_roles():
 
 
 def values(cluster, image):
-    """What the chart is given beside deploy/values/inside.yaml: the images of this test, no volumes, short times."""
+    """What the chart is given beside deploy/values/inside.yaml: the images of this test, short times."""
     repository, tag = image.rsplit(":", 1)
     # Another cluster pulls the images that the chart names.
     nats, s3 = ({"image": NATS_IMAGE}, {"image": S3_IMAGE}) if cluster.own else ({}, {})
@@ -57,8 +57,8 @@ def values(cluster, image):
         "image": {"repository": repository, "tag": tag},
         "controller": {"replicas": 2, "resources": small},
         "indexer": {"resources": small},
-        "nats": {**nats, "persistence": {"enabled": False}, "resources": small},
-        "s3Server": {**s3, "persistence": {"enabled": False}, "resources": small},
+        "nats": {**nats, "resources": small},
+        "s3Server": {**s3, "resources": small},
         "collections": [
             {
                 "name": COLLECTION,
@@ -75,6 +75,22 @@ def namespace(cluster):
         "create", "secret", "generic", "verdigris-store",
         "--from-literal=AWS_ACCESS_KEY_ID=tests", "--from-literal=AWS_SECRET_ACCESS_KEY=tests-secret",
     )  # fmt: skip
+    volumes(cluster)
+
+
+def volumes(cluster):
+    """What the servers inside keep when their pods go; a cluster of others has a storage class for that."""
+    if not cluster.own:
+        return
+    for number in range(2):
+        folder = FOLDER / f"state/volumes/{number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        # Nobody hands a folder of the node over to the user of the pod.
+        folder.chmod(0o777)
+        spec = {"capacity": {"storage": "100Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": str(folder)}}
+        cluster.apply(
+            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"volume-{number}"}, "spec": spec}
+        )
 
 
 def install(cluster, image, *more):
@@ -355,10 +371,15 @@ def nothing_is_lost(cluster, changed):
 
 
 def kill_role(cluster, role):
-    """Kills a pod of a role without notice."""
-    labels = f"verdigris.dev/collection={COLLECTION}" if role == "search" else f"app.kubernetes.io/component={role}"
-    pods = [pod for pod in cluster.pods(labels) if not pod["metadata"].get("deletionTimestamp")]
-    name = random.choice(pods)["metadata"]["name"]
+    """Kills a pod of a role without notice; of the controllers the one that leads, of the search pods one that answers."""
+    if role == "controller":
+        name = cluster.get("lease", f"{RELEASE}-controller")["spec"]["holderIdentity"]
+    else:
+        labels = f"app.kubernetes.io/component={role}"
+        if role == "search":
+            labels = status(cluster)["selector"]
+        pods = [pod for pod in cluster.pods(labels) if not pod["metadata"].get("deletionTimestamp")]
+        name = random.choice(pods)["metadata"]["name"]
     cluster.kill(name)
     say(f"killed {name}")
 
@@ -416,8 +437,30 @@ def bad_release(cluster):
     say("ok: the candidate is given up by word")
 
 
+def upgrade(cluster, image):
+    """Another version of the software: all roles get it, search pods by way of the other slot, without one failed call."""
+    if not cluster.own:
+        skip("an upgrade", "needs a second image on a cluster of others")
+        return image
+    wait_until("a settled rollout", lambda: is_settled(cluster))
+    target, newer = selected(cluster), f"{image}-next"
+    run(HERE / "in", "ctr", "-n", "k8s.io", "images", "tag", image, newer)
+    load = Load(cluster)
+    install(cluster, newer)
+    _, seconds = wait_until(
+        "traffic on the new image", lambda: selected(cluster) not in (target, "none", None) and is_settled(cluster), 180
+    )
+    search = f"verdigris.dev/collection={COLLECTION}"
+    image_of = lambda pod: pod["spec"]["containers"][0]["image"]
+    wait_until("no pod of the old image", lambda: {image_of(pod) for pod in cluster.pods(search)} == {newer})
+    all_ready(cluster)
+    judge_load(load.end(), 1, is_strict=True)
+    say(f"ok: an upgrade moves traffic by way of the other slot; settled after {seconds:.0f} s")
+    return newer
+
+
 def upgrade_and_uninstall(cluster, image):
-    """An upgrade that leaves image and pods alone moves nothing; what is uninstalled leaves the releases and the kind."""
+    """A change of the chart's values that leaves image and pods alone moves nothing; uninstalling leaves the kind."""
     target = selected(cluster)
     install(
         cluster, image, "--set", "collections[0].autoscaling.enabled=true", "--set", "collections[0].autoscaling.max=4"

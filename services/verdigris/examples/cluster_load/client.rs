@@ -13,9 +13,11 @@ use verdigris_proto::search::{SearchRequest, SearchResponse};
 
 use crate::tally::{Tally, locked};
 
-/// Tries of a call in all, and what is waited before the second; it doubles. As in gRPC's own example of a policy.
-const TRIES: u32 = 4;
-const BACKOFF: Duration = Duration::from_millis(100);
+/// Tries of a call in all, the most that gRPC's retry policy takes, and what is waited before the second; it doubles, so
+/// that the last comes three seconds after the first. Kubernetes goes on sending to a process that was killed for up to two
+/// seconds, and with two pods each try by a new connection is as likely as not to meet it.
+const TRIES: u32 = 5;
+const BACKOFF: Duration = Duration::from_millis(200);
 /// After which a call has failed.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Hits of an answer.
