@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use verdigris_core::manifest::{Genesis, LineageId, Manifest, PublishReason, SettingsReference};
+use verdigris_core::manifest::{LineageId, PublishReason, SettingsReference};
 use verdigris_core::merge::{self, MergePlan};
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{Build, EditRefused, LineagePointer, LineageRole, Part, Pointer};
@@ -20,14 +20,13 @@ use verdigris_store::{CommitError, Tag, collection as objects, commit};
 use crate::error::{IndexerError, chain};
 use crate::merge::{MergeContext, MergeJob, Merges};
 use crate::order::VectorSource;
-use crate::rebuild::{PartContext, PartJob};
+use crate::rebuild::PartJob;
 use crate::recall::Graph;
-use crate::take_over::Between;
 use crate::turn::{Turn, blocking};
 use crate::{BeingWritten, IndexerDeps, fresh_name};
 
 /// Between two follows, unless the owner wants the lineage level.
-const FOLLOW_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const FOLLOW_EVERY: Duration = Duration::from_secs(10);
 /// How long publishing pauses for a flip, and how long it goes on before it pauses again.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How often the pointer is looked at meanwhile.
@@ -36,7 +35,7 @@ const PAUSE_LOOK: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_millis(100);
 const LOOK_SELDOM: Duration = Duration::from_secs(2);
 /// After an error of a build.
-const BUILD_RETRY: Duration = Duration::from_secs(5);
+pub(crate) const BUILD_RETRY: Duration = Duration::from_secs(5);
 
 /// What lies beside the active lineage.
 pub(crate) struct Beside<'a> {
@@ -45,10 +44,10 @@ pub(crate) struct Beside<'a> {
     named: Option<Named>,
     pub(crate) other: Option<Other>,
     pub(crate) build: Option<Build>,
-    part: Option<(PartJob, BeingWritten<'a>)>,
+    pub(crate) part: Option<(PartJob, BeingWritten<'a>)>,
     leveling: Option<LineageId>,
-    next_follow: Instant,
-    next_part: Instant,
+    pub(crate) next_follow: Instant,
+    pub(crate) next_part: Instant,
     next_pause: Instant,
     /// Why the base should be written anew, if it should.
     due: Option<String>,
@@ -445,155 +444,6 @@ impl Turn<'_> {
         let mut in_work = self.merges.in_work();
         in_work.extend(merge::base(segments).map(|base| base.id.clone()));
         merge::plan(segments, &in_work)
-    }
-
-    /// Begins the next part of a build, or names the candidate when all are there.
-    async fn begin_part(&mut self) {
-        // What it would read or embed may be what is being erased.
-        let is_free = self.beside.part.is_none() && !self.erasing.is_pending();
-        let is_due = is_free && Instant::now() >= self.beside.next_part;
-        let Some(build) = self.beside.build.clone().filter(|_| is_due) else {
-            return;
-        };
-        let begun = if build.rows_done < build.rows {
-            self.begin_part_of(&build).await
-        } else {
-            self.name_candidate(&build).await
-        };
-        if let Err(error) = begun {
-            self.build_failed(&error);
-        }
-    }
-
-    /// An error of a build holds up nothing else.
-    pub(crate) fn build_failed(&mut self, error: &IndexerError) {
-        self.beside.next_part = Instant::now() + BUILD_RETRY;
-        tracing::warn!(collection = %self.name, "the rebuild could not go on: {}", chain(error));
-    }
-
-    async fn begin_part_of(&mut self, build: &Build) -> Result<(), IndexerError> {
-        let (handle, deps) = (self.handle, self.deps);
-        let source = self.source_of(build).await?;
-        let between = self.between(&source, build).await?;
-        let embedder = if between.from.same_vectors(&between.to) {
-            None
-        } else {
-            embedder_of(deps, &between.to).await?
-        };
-        let id: verdigris_core::manifest::SegmentId = fresh_name(&self.deps.clock).into();
-        let being_written = handle.begin_writing(format!("segments/{id}/"));
-        handle.building.begin(build.rows_done, build.rows);
-        let context = PartContext {
-            store: deps.store.clone(),
-            name: self.name.clone(),
-            source,
-            dimension: deps.embedders.identity(&between.to.embedder)?.dimension,
-            between,
-            embedder,
-            id,
-            folder: self.scratch("rebuild-")?,
-            progress: handle.building.clone(),
-        };
-        tracing::info!(
-            collection = %self.name, lineage = %build.lineage, rows_done = build.rows_done, rows = build.rows,
-            "a part of a rebuild begins"
-        );
-        self.beside.part = Some((PartJob::begin(build, context), being_written));
-        Ok(())
-    }
-
-    async fn source_of(&self, build: &Build) -> Result<Arc<Release>, IndexerError> {
-        let manifest = objects::manifest(&*self.deps.store, self.name, &build.source).await?;
-        Ok(self.deps.opener.open(Arc::new(manifest), Some(&self.head)).await?)
-    }
-
-    async fn between(&self, source: &Release, build: &Build) -> Result<Between, IndexerError> {
-        let store = &*self.deps.store;
-        Ok(Between {
-            from: objects::settings(store, self.name, &source.manifest().settings).await?,
-            to: objects::settings(store, self.name, &build.settings).await?,
-        })
-    }
-
-    /// Names a part that is written.
-    pub(crate) async fn commit_part(&mut self, lineage: &LineageId, part: Part) -> Result<(), IndexerError> {
-        let (nonce, epoch) = (commit::nonce(), self.epoch);
-        let swung = commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.add_part(epoch, lineage, part.clone(), nonce.clone(), self.now())
-        })
-        .await;
-        self.beside.part = None;
-        match swung {
-            Ok(pointer) => self.beside.build = pointer.builds.into_iter().next(),
-            // Its owner gave it up; the next look sees what is built instead.
-            Err(CommitError::Refused(EditRefused::NotNamed(_))) => {
-                self.beside.build = self.beside.build.take().filter(|build| build.lineage != *lineage);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        self.begin_part().await;
-        Ok(())
-    }
-
-    /// The whole of a build becomes the candidate: at its source's generation first, and level by a follow.
-    async fn name_candidate(&mut self, build: &Build) -> Result<(), IndexerError> {
-        let source = self.source_of(build).await?;
-        let between = self.between(&source, build).await?;
-        let from = source.manifest();
-        if (build.content, build.documents) != (from.content, from.documents) {
-            self.give_up_build(build).await?;
-            return Err(IndexerError::NotEqual(build.lineage.clone()));
-        }
-        let mut manifest = Manifest::genesis(Genesis {
-            collection: self.name.clone(),
-            lineage: build.lineage.clone(),
-            metric: between.to.metric,
-            embedder: self.deps.embedders.identity(&between.to.embedder)?,
-            settings: build.settings.clone(),
-            stream: from.checkpoint.stream,
-        });
-        manifest.generation = from.generation;
-        manifest.content = build.content;
-        manifest.documents = build.documents;
-        manifest.checkpoint = from.checkpoint.clone();
-        manifest.segments = build.parts.clone();
-        manifest
-            .segments
-            .sort_by(|a, b| b.live.cmp(&a.live).then_with(|| a.id.cmp(&b.id)));
-        manifest.count = manifest.segments.iter().map(|segment| u64::from(segment.live)).sum();
-        let bytes = manifest.bytes();
-        let release = self.deps.opener.open(Arc::new(manifest), None).await?;
-        self.beside.other = Some(Other {
-            release,
-            settings: between.to,
-            reference: build.settings.clone(),
-            merges: Merges::default(),
-        });
-        let named = self.follow(PublishReason::Rebuild, bytes).await;
-        if named.is_err() {
-            // It is not named yet, and is opened anew.
-            self.beside.other = None;
-        }
-        if let Err(IndexerError::NotEqual(_)) = named {
-            self.give_up_build(build).await?;
-        }
-        named?;
-        self.beside.build = None;
-        self.beside.next_follow = Instant::now() + FOLLOW_EVERY;
-        if self.beside.other.is_some() {
-            tracing::info!(collection = %self.name, lineage = %build.lineage, bytes, "a rebuild is level: it is the candidate");
-        }
-        Ok(())
-    }
-
-    async fn give_up_build(&mut self, build: &Build) -> Result<(), IndexerError> {
-        let (nonce, epoch) = (commit::nonce(), self.epoch);
-        commit::swing(&*self.deps.store, self.name, nonce.clone(), |pointer| {
-            pointer.drop_build(epoch, &build.lineage, nonce.clone(), self.now())
-        })
-        .await?;
-        self.beside.build = None;
-        Ok(())
     }
 
     /// Whether texts of these sources are to be embedded.

@@ -6,6 +6,7 @@
 
 mod admin;
 mod beside;
+mod building;
 mod collection;
 mod dead_letters;
 mod embed;
@@ -40,6 +41,7 @@ mod take_over;
 mod traced;
 mod turn;
 mod window;
+mod windows;
 mod write_segment;
 
 use std::collections::{BTreeMap, BTreeSet};
