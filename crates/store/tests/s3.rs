@@ -7,6 +7,7 @@
 )]
 
 mod ministack;
+mod on_server;
 mod proxy;
 mod s3_cuts;
 #[expect(dead_code, reason = "the witness of the explorations is not used here")]
@@ -14,16 +15,14 @@ mod world;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use ministack::{Ministack, options, shared};
+use on_server::conforms;
 use proxy::{Deed, Fault, Proxy, Side};
 use verdigris_core::digest::Digest;
 use verdigris_core::manifest::FileEntry;
-use verdigris_store::conformance::{CASES, Fixture};
 use verdigris_store::fetch::VerifiedFiles;
 use verdigris_store::s3::{Encryption, Promise, S3Error, S3Options, S3Store};
 use verdigris_store::{Body, Get, Precondition, Store, StoreError, digest_of_file, keys};
@@ -34,51 +33,12 @@ async fn connect(options: S3Options) -> S3Store {
 
 // === Conformance ===
 
-/// Handles of several clients, taken in turn.
-struct OnServer {
-    handles: Vec<Arc<dyn Store>>,
-    next: AtomicUsize,
-    folder: tempfile::TempDir,
-}
-
-#[async_trait]
-impl Fixture for OnServer {
-    async fn handle(&self) -> Arc<dyn Store> {
-        self.handles[self.next.fetch_add(1, Ordering::SeqCst) % self.handles.len()].clone()
-    }
-
-    fn scratch(&self) -> PathBuf {
-        self.folder.path().to_owned()
-    }
-
-    fn rounds(&self) -> u64 {
-        32
-    }
-
-    fn tells_rewrites_apart(&self) -> bool {
-        false
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_store_on_s3_passes_the_conformance_suite() {
     let Some(server) = shared("the_store_on_s3_passes_the_conformance_suite").await else {
         return;
     };
-    for (n, (name, case)) in CASES.iter().enumerate() {
-        println!("case: {name}");
-        let mut handles: Vec<Arc<dyn Store>> = Vec::new();
-        for _ in 0..3 {
-            handles.push(Arc::new(connect(server.options(&format!("conformance/{n}"))).await));
-        }
-        let folder = tempfile::tempdir().expect("temporary folder");
-        case(&OnServer {
-            handles,
-            next: AtomicUsize::new(0),
-            folder,
-        })
-        .await;
-    }
+    conforms(async |prefix| Arc::new(connect(server.options(prefix)).await) as Arc<dyn Store>).await;
 }
 
 /// The neighbours of a prefix are not its objects, and neither is what has no key of ours.

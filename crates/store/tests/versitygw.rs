@@ -8,6 +8,7 @@
     reason = "what was skipped and what was tried is part of what a test tells"
 )]
 
+mod on_server;
 #[expect(dead_code, reason = "one kind of cut is all that is needed here")]
 mod proxy;
 
@@ -15,13 +16,11 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
+use on_server::conforms;
 use proxy::{Deed, Fault, Proxy, Side};
-use verdigris_store::conformance::{CASES, Fixture};
 use verdigris_store::s3::{Keys, S3Options, S3Store};
 use verdigris_store::{Body, Get, Precondition, Store, StoreError};
 
@@ -105,51 +104,12 @@ impl Versitygw {
     }
 }
 
-/// Handles of several clients, taken in turn.
-struct OnServer {
-    handles: Vec<Arc<dyn Store>>,
-    next: AtomicUsize,
-    folder: tempfile::TempDir,
-}
-
-#[async_trait]
-impl Fixture for OnServer {
-    async fn handle(&self) -> Arc<dyn Store> {
-        self.handles[self.next.fetch_add(1, Ordering::SeqCst) % self.handles.len()].clone()
-    }
-
-    fn scratch(&self) -> PathBuf {
-        self.folder.path().to_owned()
-    }
-
-    fn rounds(&self) -> u64 {
-        32
-    }
-
-    fn tells_rewrites_apart(&self) -> bool {
-        false
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_store_on_versitygw_passes_the_conformance_suite() {
     let Some(server) = Versitygw::start("the_store_on_versitygw_passes_the_conformance_suite") else {
         return;
     };
-    for (n, (name, case)) in CASES.iter().enumerate() {
-        println!("case: {name}");
-        let mut handles = Vec::new();
-        for _ in 0..3 {
-            handles.push(server.connect(&format!("conformance/{n}")).await);
-        }
-        let folder = tempfile::tempdir().expect("temporary folder");
-        case(&OnServer {
-            handles,
-            next: AtomicUsize::new(0),
-            folder,
-        })
-        .await;
-    }
+    conforms(async |prefix| server.connect(prefix).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
