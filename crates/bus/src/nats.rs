@@ -48,8 +48,6 @@ const SINGLES_MAX: usize = 256;
 const BATCHES_MAX: usize = 8;
 /// How often a waiter looks by itself while the broker is away.
 const OUTAGE_LOOK: Duration = Duration::from_millis(500);
-/// How often one who waits looks by itself.
-const MISSED_LOOK: Duration = Duration::from_secs(1);
 /// How often a read begins anew because the collection was forgotten meanwhile.
 const READS_MAX: usize = 3;
 
@@ -253,14 +251,6 @@ impl Bus for NatsBus {
             tokio::select! {
                 grown = grown => return grown.map_err(|_| BusError::Closed),
                 _ = begun.changed() => {}
-                // A message that the watching missed is not waited for until another one follows it.
-                () = tokio::time::sleep(MISSED_LOOK) => {
-                    let newest = self.link.message(Wanted::Last(self.link.events(collection))).await;
-                    if newest.is_ok_and(|newest| newest.is_some_and(|newest| newest.sequence > after.max(from))) {
-                        tracing::debug!(%collection, after, "an event was found that the watching had missed");
-                        return Ok(());
-                    }
-                }
             }
         }
     }

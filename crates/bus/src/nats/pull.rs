@@ -69,8 +69,6 @@ pub(super) struct Pull<'a> {
     connected: watch::Receiver<u64>,
     left: u64,
     limit: Duration,
-    /// Whether the request ends where nothing more is there.
-    is_immediate: bool,
     /// Whether the next message alone was larger than what was asked for.
     pub(super) too_large: bool,
 }
@@ -143,7 +141,6 @@ impl Consumer {
             replies,
             connected,
             left: request.messages,
-            is_immediate: request.wait.is_none(),
             limit: request.wait.unwrap_or_default() + link.request_timeout,
             too_large: false,
         })
@@ -175,12 +172,9 @@ impl Pull<'_> {
                     return Err(self.link.unavailable(Silence::Status(said)));
                 }
             }
+            // However little follows it: the broker ends the request itself, and would send to it what comes until then.
             self.left -= 1;
-            let delivered = self.delivered(message)?;
-            if self.is_immediate && delivered.pending == 0 {
-                self.left = 0;
-            }
-            return Ok(Some(delivered));
+            return self.delivered(message).map(Some);
         }
         self.left = 0;
         Ok(None)
