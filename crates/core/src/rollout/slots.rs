@@ -3,14 +3,15 @@
 //! A slot holds pods of one target: a lineage, in an image, with settings. Traffic goes to the target that the active
 //! Service selects; that is the fact, and the pointer is the claim. [`plan()`] asks `rollout::plan` what the pointer needs
 //! and says what the pods and the Services need beside it; it remembers nothing, so that a controller that ended
-//! anywhere goes on by looking.
-//! Deliberately absent: carrying out, and widening traffic in steps.
+//! anywhere goes on by looking. Where steps are asked for, both slots are sent to for a while.
+//! Deliberately absent: carrying out.
 
 mod conditions;
 mod plan;
 mod readiness;
 mod reason;
 mod room;
+mod steps;
 mod tend;
 
 use std::collections::BTreeSet;
@@ -26,6 +27,7 @@ pub use self::conditions::{Condition, Role, conditions, role, slot_of};
 pub use self::plan::plan;
 pub use self::reason::Reason;
 pub use self::room::{Amount, Grant};
+pub use self::steps::{Steps, StepsError, Widened};
 
 /// How long a pod may wait for a node until that is told: a cluster that grows by itself needs a while.
 pub const UNPLACED_NS: i64 = 30_000_000_000;
@@ -37,6 +39,9 @@ pub const QUIET_WAIT_NS: i64 = 300_000_000_000;
 pub const DEMOTE_EVERY_NS: i64 = 20_000_000_000;
 /// For how long they are told.
 pub const DEMOTED_FOR_NS: i64 = 60_000_000_000;
+/// For how long pods shed a share of their connections at a step: as long as a connection that is told to go may take,
+/// so that few of those that come back are told again.
+pub const SHED_FOR_NS: i64 = 5_000_000_000;
 
 /// One of two places for pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -147,6 +152,8 @@ pub struct Spec {
     pub template: TemplateId,
     /// Pods of a slot; at least one.
     pub replicas: u32,
+    /// How traffic comes to another slot: at once where there are none.
+    pub steps: Steps,
     /// Whether nothing is promoted, by the word of whoever wrote the spec.
     pub is_paused: bool,
 }
@@ -193,12 +200,16 @@ impl Seen {
 
     /// Whether the cluster sends to the selected slot, and to it alone.
     pub fn is_followed(&self) -> bool {
-        let (Some(active), Some(traffic)) = (self.selected(), &self.traffic) else {
-            return false;
-        };
-        let is_of = |slot: Slot, name: &String| self.slot(slot).pods.iter().any(|pod| pod.name == *name);
-        let endpoints = &traffic.endpoints;
-        endpoints.iter().any(|name| is_of(active, name)) && !endpoints.iter().any(|name| is_of(active.other(), name))
+        let is_sent_to = |slot| self.is_sent_to(slot);
+        self.selected()
+            .is_some_and(|active| is_sent_to(active) && !is_sent_to(active.other()))
+    }
+
+    /// Whether the cluster sends to any pod of a slot.
+    pub(in crate::rollout) fn is_sent_to(&self, slot: Slot) -> bool {
+        let endpoints = self.traffic.iter().flat_map(|traffic| &traffic.endpoints);
+        let mut pods = endpoints.flat_map(|name| self.slot(slot).pods.iter().filter(move |pod| pod.name == *name));
+        pods.next().is_some()
     }
 }
 
@@ -270,6 +281,8 @@ pub struct Traffic {
     pub target: Option<TargetId>,
     /// Since when.
     pub since: Timestamp,
+    /// What it selects beside, on its way there in steps.
+    pub widened: Option<Widened>,
     /// What it selected before, while that is the way back.
     pub previous: Option<TargetId>,
     /// A template that was returned from: only a person promotes it again.
@@ -315,10 +328,26 @@ pub enum Action {
     },
     /// Move traffic.
     Select(Selection),
+    /// Let traffic go to the pods of another slot as well.
+    Widen {
+        /// Where.
+        slot: Slot,
+        /// Its target.
+        target: TargetId,
+        /// The share that it is to get, in percent.
+        percent: u32,
+    },
     /// What the preview selects.
     Preview(Option<TargetId>),
     /// Tell each pod to send its clients away.
     Demote(Slot),
+    /// Tell each pod to send a share of its clients away, once.
+    Shed {
+        /// Where.
+        slot: Slot,
+        /// The share of connections, in percent.
+        percent: u32,
+    },
     /// Tell each pod to keep its clients.
     EndDemotion(Slot),
     /// Nothing is promoted until resumed.

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::gates::tests::{good, value};
 use crate::gates::{Measured, Measurements};
-use crate::pointer::{LineageRole, Pointer, Published};
+use crate::pointer::{LineagePointer, LineageRole, Pointer, Published};
 use crate::rollout::tests::{build, release, settings_reference};
 use crate::rollout::{Observation, Tries};
 
@@ -59,7 +59,10 @@ enum Event {
     Holds,
     Resumes,
     NewTemplate(usize),
+    /// A person gives up what gates speak against.
+    GivesUp,
     ScalesTo(u32),
+    StepsBecome(usize),
     /// So many pods fit, of both slots together.
     Fit(u32),
     Ticks(i64),
@@ -85,6 +88,7 @@ struct World {
     traffic_version: u64,
     template: String,
     replicas: u32,
+    steps: Steps,
     fit: u32,
     names: u32,
     // The controller.
@@ -102,6 +106,9 @@ struct World {
     returned: bool,
     way_back: Option<(TargetId, Timestamp)>,
     moves: u64,
+    steps_taken: u64,
+    /// Returns before the last step.
+    narrowed: u64,
     planned_ready: BTreeSet<TargetId>,
 }
 
@@ -121,6 +128,7 @@ impl World {
             traffic_version: 0,
             template: "one".to_owned(),
             replicas: 2,
+            steps: Steps::default(),
             fit: u32::MAX,
             names: 0,
             epoch: 1,
@@ -136,6 +144,8 @@ impl World {
             returned: false,
             way_back: None,
             moves: 0,
+            steps_taken: 0,
+            narrowed: 0,
             planned_ready: BTreeSet::new(),
         };
         world.publish("g0", None);
@@ -173,6 +183,7 @@ impl World {
             rollout: crate::rollout::Spec::default(),
             template: self.template.clone().into(),
             replicas: self.replicas,
+            steps: self.steps.clone(),
             is_paused: false,
         }
     }
@@ -254,6 +265,14 @@ impl World {
         assert!(place.seen.replicas > 0, "I-6: what is selected has pods");
         let is_ready = self.ready(target) > 0 || place.is_faulted;
         assert!(is_ready, "I-6: a pod of what is selected is ready: {place:?}");
+        if let Some(widened) = self.traffic.as_ref().and_then(|traffic| traffic.widened.as_ref()) {
+            let slot = self
+                .seen()
+                .widened()
+                .expect("I-6: a slot holds what is selected beside");
+            assert!(self.at(slot).seen.replicas > 0, "I-6: {widened:?} has pods");
+            assert_ne!(slot, slots[0], "two slots share traffic");
+        }
     }
 }
 

@@ -147,11 +147,11 @@ impl View<'_> {
         self.seen.slot(slot)
     }
 
-    fn lineage(&self, slot: Slot) -> Option<&crate::manifest::LineageId> {
+    pub(super) fn lineage(&self, slot: Slot) -> Option<&crate::manifest::LineageId> {
         self.slot(slot).target.as_ref().map(|target| &target.lineage)
     }
 
-    fn newest(&self, lineage: &LineagePointer) -> Target {
+    pub(super) fn newest(&self, lineage: &LineagePointer) -> Target {
         Target {
             lineage: lineage.lineage.clone(),
             template: self.spec.template.clone(),
@@ -166,7 +166,7 @@ impl View<'_> {
     }
 
     fn readiness(&self, slot: Slot, target: &Target) -> Readiness<'_> {
-        Readiness::of(slot, self.slot(slot), target, self.replicas())
+        Readiness::of(slot, self.slot(slot), target, self.wanted(slot))
     }
 
     /// Never none: a slot that answers is not scaled away by a spec.
@@ -174,7 +174,7 @@ impl View<'_> {
         self.spec.replicas.max(1)
     }
 
-    fn hold(&self) -> Option<Reason> {
+    pub(super) fn hold(&self) -> Option<Reason> {
         let hold = self.pointer.publish_hold().or(self.pointer.promotion_hold.as_ref())?;
         Some(Reason::Held {
             actor: hold.actor.clone(),
@@ -208,7 +208,8 @@ impl View<'_> {
             false => (Phase::Promoting, Need::All),
         };
         let readiness = self.readiness(to, &target);
-        if readiness.is_enough(need) {
+        let is_stepped = !is_return && (self.next_share() < 100 || self.wish_of_step(active, to).is_some());
+        if readiness.is_enough(need) && !is_stepped {
             let left_template = left.map(|left| left.template.clone());
             let returned_from = left_template.filter(|template| is_return && *template != target.template);
             let returned_from = returned_from.or_else(|| self.traffic.returned_from.clone());
@@ -220,7 +221,8 @@ impl View<'_> {
         let mut plan = match (named, left) {
             (Some(other), Some(left)) if other.role == LineageRole::WayBack => {
                 let seen = self.readiness(active, left).other_seen(left, Need::Half);
-                let wish = self.wish(other);
+                let of_step = || self.wish_of_step(active, to).map(|wish| returns(other, wish));
+                let wish = self.wish(other).or_else(of_step);
                 let mut plan = Plan::of(self.asked(seen, active, wish));
                 let is_retire = |action: &Action| matches!(action, Action::Pointer(rollout::Action::Retire { .. }));
                 plan.actions.retain(|action| !is_retire(action));
@@ -230,14 +232,22 @@ impl View<'_> {
         };
         if plan.phase != Phase::Returning {
             plan.phase = phase;
+            plan = match (readiness.is_enough(need), self.standing(to)) {
+                (true, _) => self.stepped(plan, to, &target),
+                (false, None) => plan.because(Reason::TrafficMoves { to }),
+                (false, step) => plan.because(step),
+            };
         }
-        let plan = plan.because(Reason::TrafficMoves { to }).because(readiness.reasons());
+        let plan = plan.because(readiness.reasons());
         let plan = self.filled(plan, to, &target);
         self.scaled(plan, active, self.replicas())
     }
 
     /// Traffic is where the pointer says.
     fn in_place(&self, claimed: &LineagePointer, active: Slot) -> Plan {
+        if let Some(plan) = self.off_course(claimed, active) {
+            return plan;
+        }
         let plan = match &self.pointer.other {
             Some(other) if other.role == LineageRole::WayBack => self.way_back(other, active),
             Some(other) => self.candidate(other, claimed, active),
@@ -327,9 +337,14 @@ impl View<'_> {
         let is_ready = readiness.is_enough(Need::All) && oldest(&readiness) >= oldest(&answers);
         let has = self.slot(idle);
         let is_approved = has.approved_by.is_some() && has.target.as_ref() == Some(&target);
+        let wish = self.seen.wish.clone().or_else(|| self.wish_of_step(active, idle));
+        if let Some(wish) = wish.filter(|_| self.traffic.widened.is_some()) {
+            let plan = self.left(wish);
+            return plan.and(self.narrowed(active, Some(target.id()), Some(target.template)));
+        }
         let plan = Plan::at(Phase::Warming).because(Reason::NewTemplate);
         let mut plan = match is_ready {
-            false => plan.because(readiness.reasons()),
+            false => plan.because(self.standing(idle)).because(readiness.reasons()),
             true => plan,
         };
         if let Some(held) = self.hold() {
@@ -341,6 +356,9 @@ impl View<'_> {
         } else if is_ready && self.spec.rollout.rollout.promotion == Promotion::Manual && !is_approved {
             plan.phase = Phase::AwaitingApproval;
             plan.reasons.push(Reason::TemplateAwaitsApproval);
+        } else if is_ready && self.next_share() < 100 {
+            plan.phase = Phase::Promoting;
+            plan = self.stepped(plan, idle, &target);
         } else if is_ready {
             plan.phase = Phase::Promoting;
             return plan.and(self.select(idle, &target, Some(active_target.id()), None));
@@ -384,19 +402,14 @@ impl View<'_> {
         });
         let wish = self.seen.wish.clone().or(by_itself);
         if let Some(wish) = wish.or_else(|| self.dead_active(active, is_ready)) {
-            let asked = rollout::Reason::Asked {
-                actor: wish.actor.clone(),
-                reason: wish.reason.clone(),
-            };
-            let plan = Plan::at(Phase::Returning).because(Reason::Rollout(asked));
             if !is_ready {
+                let plan = Plan::at(Phase::Returning).because(asked(&wish));
                 let plan = plan.because(Reason::Rollout(rollout::Reason::WayBackNotReady));
                 return self.filled(plan.because(readiness.reasons()), idle, &target);
             }
             let left = self.slot(active).target.as_ref();
             let (left, returned_from) = (left.map(Target::id), left.map(|left| left.template.clone()));
-            let hold = (self.hold().is_none()).then_some(Action::HoldPromotion(wish));
-            return plan.and(hold).and(self.select(idle, &target, left, returned_from));
+            return self.left(wish).and(self.select(idle, &target, left, returned_from));
         }
         let mut plan = match is_baking {
             true => Plan::at(Phase::Baking),
@@ -411,6 +424,12 @@ impl View<'_> {
         self.filled(plan, idle, &target)
     }
 
+    /// What is answered by going back is not promoted again by itself.
+    fn left(&self, wish: Wish) -> Plan {
+        let plan = Plan::at(Phase::Returning).because(asked(&wish));
+        plan.and((self.hold().is_none()).then_some(Action::HoldPromotion(wish)))
+    }
+
     fn keep_ends(&self) -> Timestamp {
         let settings = &self.spec.rollout.rollout;
         let keep = settings.keep_seconds.max(settings.bake_seconds);
@@ -422,7 +441,7 @@ impl View<'_> {
         target.is_some_and(|target| self.traffic.returned_from.as_ref() == Some(&target.template))
     }
 
-    fn active_template(&self, active: Slot) -> super::TemplateId {
+    pub(super) fn active_template(&self, active: Slot) -> super::TemplateId {
         let target = self.slot(active).target.as_ref();
         target.map_or_else(|| self.spec.template.clone(), |target| target.template.clone())
     }
@@ -457,7 +476,7 @@ impl View<'_> {
         })
     }
 
-    fn select(
+    pub(super) fn select(
         &self,
         slot: Slot,
         target: &Target,
@@ -471,6 +490,13 @@ impl View<'_> {
             returned_from,
         })
     }
+}
+
+fn asked(wish: &Wish) -> Reason {
+    Reason::Rollout(rollout::Reason::Asked {
+        actor: wish.actor.clone(),
+        reason: wish.reason.clone(),
+    })
 }
 
 fn returns(other: &LineagePointer, wish: Wish) -> ReturnWish {

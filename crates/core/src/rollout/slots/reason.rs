@@ -67,6 +67,15 @@ pub enum Reason {
         /// To there.
         to: Slot,
     },
+    /// Traffic moves in steps, and this one is watched.
+    Step {
+        /// To there.
+        to: Slot,
+        /// The share that it has, in percent.
+        percent: u32,
+        /// Until when at least.
+        until: Timestamp,
+    },
     /// The pods that answer have not yet all replaced those that did.
     EndpointsMove,
     /// No pod of the active slot is ready.
@@ -136,6 +145,12 @@ impl fmt::Display for Reason {
             Self::TemplateAwaitsApproval => f.write_str("the new image or pod settings wait for a person's word"),
             Self::Held { actor, reason } => write!(f, "held by {actor}: {reason}"),
             Self::TrafficMoves { to } => write!(f, "traffic moves to slot {to} once its pods are ready"),
+            Self::Step { to, percent, until } => {
+                write!(
+                    f,
+                    "slot {to} has {percent} % of the traffic, and is watched until {until}"
+                )
+            }
             Self::EndpointsMove => f.write_str("traffic was moved, and the cluster is following"),
             Self::NoPodAnswers => f.write_str("no pod of the active slot is ready"),
             Self::NoRoom {

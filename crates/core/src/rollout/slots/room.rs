@@ -53,7 +53,7 @@ pub struct Grant {
 impl View<'_> {
     /// A slot with the wanted pods, unless they are a surge that does not fit: nothing more is asked for then.
     pub(super) fn grown(&self, plan: Plan, slot: Slot) -> Plan {
-        let (seen, wanted) = (self.slot(slot), self.replicas());
+        let (seen, wanted) = (self.slot(slot), self.wanted(slot));
         let lacks = match wanted.saturating_sub(seen.pods_left) {
             more if more > 0 && self.is_surge(slot) => self.lacks(slot, more),
             _ => Vec::new(),

@@ -4,13 +4,14 @@ use super::plan::{SECOND_NS, View};
 use super::room;
 use super::{Action, DEMOTE_EVERY_NS, Plan, QUIET_NS, QUIET_WAIT_NS, Reason, Slot, Target};
 use crate::manifest::LineageId;
+use crate::rollout::Phase;
 use crate::timestamp::Timestamp;
 
 impl View<'_> {
     /// A slot with that target and the wanted pods; through empty where it has another.
     pub(super) fn filled(&self, plan: Plan, slot: Slot, target: &Target) -> Plan {
         let seen = self.slot(slot);
-        let is_selected = self.seen.selected() == Some(slot);
+        let is_selected = self.answers(slot);
         match &seen.target {
             Some(has) if has == target => self.grown(plan, slot),
             // What answers is never made to be something else.
@@ -28,7 +29,7 @@ impl View<'_> {
 
     /// A slot without pods, once nobody asks them any more.
     pub(super) fn emptied(&self, mut plan: Plan, slot: Slot) -> Plan {
-        if self.seen.selected() == Some(slot) || self.slot(slot).replicas == 0 {
+        if self.answers(slot) || self.slot(slot).replicas == 0 {
             return plan;
         }
         if !self.is_previous(slot) {
@@ -52,6 +53,10 @@ impl View<'_> {
     pub(super) fn scaled(&self, plan: Plan, slot: Slot, replicas: u32) -> Plan {
         let differs = self.slot(slot).replicas != replicas;
         plan.and(differs.then_some(Action::Scale { slot, replicas }))
+    }
+
+    fn answers(&self, slot: Slot) -> bool {
+        [self.seen.selected(), self.seen.widened()].contains(&Some(slot))
     }
 
     pub(super) fn is_empty(&self, slot: Slot) -> bool {
@@ -86,10 +91,13 @@ pub(super) fn tend(view: &View<'_>, plan: &mut Plan) {
     let is_there = view.slot(active).target.as_ref().map(|target| &target.lineage) == view.claims();
     let comes = plan.actions.iter().find_map(|action| match action {
         Action::Select(selection) => Some(selection.slot),
+        Action::Widen { slot, .. } => Some(*slot),
         _ => None,
     });
-    // Who answers, or is about to, keeps its clients.
-    for slot in [Some(active).filter(|_| is_there && comes.is_none()), comes]
+    let widened = view.seen.widened();
+    let is_alone = is_there && comes.is_none() && widened.is_none();
+    // Who answers, or is about to, keeps its clients; but for those that it sheds.
+    for slot in [Some(active).filter(|_| is_alone), comes.or(widened)]
         .into_iter()
         .flatten()
     {
@@ -99,8 +107,11 @@ pub(super) fn tend(view: &View<'_>, plan: &mut Plan) {
         }
     }
     let idle = active.other();
-    if view.is_previous(idle) && view.slot(idle).replicas > 0 && is_there && comes.is_none() {
+    if view.is_previous(idle) && view.slot(idle).replicas > 0 && is_alone {
         demote(view, plan, idle);
+    }
+    if comes.is_none() && plan.phase != Phase::Returning {
+        view.shed(plan, active);
     }
     if !view.slot(active).pods.iter().any(|pod| pod.is_ready) {
         plan.reasons.push(Reason::NoPodAnswers);

@@ -2,6 +2,7 @@
 //! pointer made by its real edits, and the plan in short.
 
 mod room;
+mod steps;
 
 use super::*;
 use crate::gates::tests::{good, value};
@@ -97,6 +98,7 @@ impl Cluster {
                 rollout: crate::rollout::Spec::default(),
                 template: "one".to_owned().into(),
                 replicas: 2,
+                steps: Steps::default(),
                 is_paused: false,
             },
         };
@@ -207,7 +209,9 @@ fn short(action: &Action) -> String {
         Action::SetTarget { slot, target } => format!("set {slot} {} {}", target.lineage, target.template),
         Action::Select(selection) => format!("select {}", selection.slot),
         Action::Preview(target) => format!("preview {}", if target.is_some() { "other" } else { "none" }),
+        Action::Widen { slot, percent, .. } => format!("widen {slot} {percent}"),
         Action::Demote(slot) => format!("demote {slot}"),
+        Action::Shed { slot, percent } => format!("shed {slot} {percent}"),
         Action::EndDemotion(slot) => format!("keep {slot}"),
         Action::HoldPromotion(wish) => format!("hold {}", wish.actor),
         Action::Pointer(Edit::Flip(flip)) => format!("flip {}", flip.lineage),

@@ -12,12 +12,16 @@ impl World {
             if let Action::Scale { slot, replicas } = action {
                 self.check_fits(&seen, *slot, *replicas);
             }
-            let Action::Select(selection) = action else { continue };
-            assert!(
-                self.ready(&selection.target) > 0,
-                "I-8: traffic moves only to what is ready"
-            );
-            self.planned_ready.insert(selection.target.clone());
+            let target = match action {
+                Action::Select(selection) => {
+                    self.check_whole(selection);
+                    &selection.target
+                }
+                Action::Widen { target, .. } => target,
+                _ => continue,
+            };
+            assert!(self.ready(target) > 0, "I-8: traffic moves only to what is ready");
+            self.planned_ready.insert(target.clone());
         }
         self.in_hand = Some(InHand {
             epoch: self.epoch,
@@ -25,6 +29,25 @@ impl World {
             was_held: self.pointer.promotion_hold.is_some(),
             actions: plan.actions,
         });
+    }
+
+    /// Nothing new answers alone before its last step, and with all of its pods.
+    fn check_whole(&self, selection: &Selection) {
+        let Some(traffic) = self.traffic.as_ref().filter(|traffic| traffic.target.is_some()) else {
+            return;
+        };
+        let other = self.pointer.other.as_ref();
+        let is_return = other.is_some_and(|other| other.role == LineageRole::Candidate)
+            || (other.is_none() && selection.returned_from.is_some())
+            || traffic.target.as_ref() == Some(&selection.target);
+        if is_return || self.steps == Steps::default() {
+            return;
+        }
+        let widened = traffic.widened.as_ref().expect("it had its steps");
+        assert_eq!(widened.target, selection.target, "it had its steps");
+        assert!(widened.percent >= 50, "it had its last step: {widened:?}");
+        let ready = self.ready(&selection.target);
+        assert!(ready >= self.replicas as usize, "all of its pods are ready");
     }
 
     /// Pods beside those that answer are asked for all or not at all.
@@ -70,6 +93,7 @@ impl World {
             Action::Scale { slot, replicas } => self.scale(hand, *slot, *replicas),
             Action::SetTarget { slot, target } => self.set_target(hand, *slot, target),
             Action::Select(selection) => self.select(hand, selection),
+            Action::Widen { slot, target, percent } => self.widen(hand, *slot, target, *percent),
             Action::Preview(target) => {
                 // A Service of its own, of no consequence for traffic.
                 if let Some(traffic) = &mut self.traffic {
@@ -77,7 +101,7 @@ impl World {
                 }
                 true
             }
-            Action::Demote(_) => {
+            Action::Demote(_) | Action::Shed { .. } => {
                 self.demoted_at = Some(self.now);
                 true
             }
@@ -87,6 +111,7 @@ impl World {
                 let held = self
                     .pointer
                     .hold_promotion(hand.epoch, &wish.actor, &wish.reason, nonce, now);
+                hand.was_held = true;
                 held.map(|next| self.pointer = next).is_ok()
             }
             Action::Pointer(action) => self.edit(hand.epoch, action),
@@ -159,6 +184,7 @@ impl World {
     /// Pods are to go: not those that answer, and not a way back before its time.
     fn check_taken_away(&self, slot: Slot) {
         assert_ne!(self.selected(), Some(slot), "I-6: what is selected stays");
+        assert_ne!(self.seen().widened(), Some(slot), "I-6: what is selected beside stays");
         let id = self.at(slot).seen.target.as_ref().map(Target::id);
         if let Some((_, since)) = self.way_back.as_ref().filter(|(target, _)| Some(target) == id.as_ref()) {
             assert!(
@@ -166,6 +192,66 @@ impl World {
                 "I-9: the way back is warm for keep"
             );
         }
+    }
+
+    fn widen(&mut self, hand: &mut InHand, slot: Slot, target: &TargetId, percent: u32) -> bool {
+        if self.traffic_version != hand.versions[2] || self.traffic.is_none() {
+            return false;
+        }
+        let holds = self.at(slot).seen.target.clone().expect("it has a target");
+        assert_eq!(holds.id(), *target, "I-6: the slot holds what is selected beside");
+        assert_ne!(self.selected(), Some(slot), "two slots share traffic");
+        assert!(!hand.was_held, "I-9: traffic takes no step while it is held");
+        assert_ne!(holds.template.as_str(), BROKEN, "nothing that is never ready answers");
+        if hand.epoch == self.epoch {
+            let claimed = self.pointer.active.as_ref().map(|active| &active.lineage);
+            assert_eq!(Some(&holds.lineage), claimed, "traffic goes where the pointer says");
+        }
+        let Some(traffic) = &mut self.traffic else { return false };
+        let before = traffic.widened.as_ref().filter(|widened| widened.target == *target);
+        assert!(before.is_none_or(|before| before.percent < percent), "a step goes on");
+        traffic.widened = Some(Widened {
+            target: target.clone(),
+            percent,
+            since: self.now,
+        });
+        traffic.epoch = hand.epoch;
+        self.traffic_version += 1;
+        hand.versions[2] = self.traffic_version;
+        (self.demoted_at, self.steps_taken) = (None, self.steps_taken + 1);
+        true
+    }
+
+    /// What is selected answers alone again.
+    fn narrow(&mut self, hand: &mut InHand, selection: &Selection) -> bool {
+        let Some(traffic) = &mut self.traffic else { return false };
+        let widened = traffic.widened.take().expect("something was selected beside");
+        let is_new = selection.returned_from.is_some() && selection.returned_from != traffic.returned_from;
+        let is_return = is_new
+            || self.pointer.other.as_ref().is_some_and(|other| {
+                let left = [&self.blue, &self.green]
+                    .into_iter()
+                    .filter_map(|place| place.seen.target.as_ref());
+                let left = left
+                    .filter(|target| target.id() == widened.target)
+                    .map(|target| &target.lineage);
+                other.role == LineageRole::Candidate && left.last() == Some(&other.lineage)
+            });
+        if is_return {
+            // Somebody may have resumed since.
+            let is_held = self.pointer.promotion_hold.is_some() || hand.was_held;
+            assert!(
+                is_held || hand.epoch != self.epoch,
+                "I-9: after a return nothing is promoted"
+            );
+            (self.returned, self.narrowed) = (self.pointer.promotion_hold.is_some(), self.narrowed + 1);
+        }
+        (traffic.previous, traffic.returned_from) = (selection.previous.clone(), selection.returned_from.clone());
+        (traffic.since, traffic.epoch) = (self.now, hand.epoch);
+        self.traffic_version += 1;
+        hand.versions[2] = self.traffic_version;
+        (self.demoted_at, self.failing, self.wish) = (None, None, None);
+        true
     }
 
     fn select(&mut self, hand: &mut InHand, selection: &Selection) -> bool {
@@ -176,6 +262,9 @@ impl World {
         assert_eq!(target.id(), selection.target, "I-6: the slot holds what is selected");
         let active = self.pointer.active.as_ref().expect("something is published");
         let before = self.traffic.as_ref().and_then(|traffic| traffic.target.clone());
+        if before.as_ref() == Some(&selection.target) {
+            return self.narrow(hand, selection);
+        }
         let other = self.pointer.other.as_ref();
         let left = self.selected().and_then(|slot| self.at(slot).seen.target.clone());
         let named = other.filter(|other| left.as_ref().is_some_and(|left| left.lineage == other.lineage));
@@ -184,21 +273,24 @@ impl World {
         if hand.epoch == self.epoch {
             assert_eq!(target.lineage, active.lineage, "traffic goes where the pointer says");
         }
-        if !is_return && before.is_some() && named.is_none() {
+        let is_template = left.as_ref().is_some_and(|left| left.lineage == target.lineage);
+        if !is_return && before.is_some() && is_template {
             // A hold that came between plan and act is obeyed by the next plan.
             assert!(!hand.was_held, "I-9: nothing is promoted while it is held");
             assert_ne!(target.template.as_str(), BROKEN, "nothing that is never ready answers");
         }
         if is_return {
-            assert!(
-                self.pointer.promotion_hold.is_some(),
-                "I-9: after a return nothing is promoted"
-            );
-            self.returned = true;
+            // Somebody may have resumed since.
+            let is_held = self.pointer.promotion_hold.is_some();
+            assert!(is_held || hand.was_held, "I-9: after a return nothing is promoted");
+            self.returned = is_held;
         }
         let Some(traffic) = &mut self.traffic else { return false };
-        self.way_back = before.clone().filter(|_| !is_return).map(|before| (before, self.now));
-        traffic.target = Some(selection.target.clone());
+        // A lineage that a person gave up before traffic left it is no way back.
+        let is_given_up = named.is_none() && left.is_some_and(|left| left.lineage != target.lineage);
+        let way_back = before.filter(|_| !is_return && !is_given_up);
+        self.way_back = way_back.map(|before| (before, self.now));
+        (traffic.target, traffic.widened) = (Some(selection.target.clone()), None);
         (traffic.previous, traffic.returned_from) = (selection.previous.clone(), selection.returned_from.clone());
         (traffic.since, traffic.epoch) = (self.now, hand.epoch);
         self.traffic_version += 1;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// How many steps a walk has.
-const STEPS: u32 = 160;
+const STEPS: u32 = 800;
 
 /// Numbers that look drawn, the same for each seed.
 struct Dice(u64);
@@ -58,7 +58,12 @@ impl World {
                     self.stored = Some((lineage, generation, self.now));
                 }
             }
-            Event::Errors => self.failing = self.traffic.as_ref().and_then(|traffic| traffic.target.clone()),
+            Event::Errors => {
+                let traffic = self.traffic.as_ref();
+                let widened = traffic.and_then(|traffic| traffic.widened.as_ref());
+                let widened = widened.map(|widened| widened.target.clone());
+                self.failing = widened.or_else(|| traffic.and_then(|traffic| traffic.target.clone()));
+            }
             Event::Plans => self.plans(),
             Event::Acts => {
                 self.acts();
@@ -79,8 +84,21 @@ impl World {
             }
             Event::NewTemplate(which) => self.template = ["one", "two", "three", BROKEN][which % 4].to_owned(),
             Event::ScalesTo(replicas) => self.replicas = replicas,
+            Event::StepsBecome(which) => {
+                // The last of each is as large as the model's check says.
+                let all: [&[u32]; 3] = [&[], &[50], &[10, 60]];
+                self.steps = Steps::new(all[which % 3].to_vec()).expect("they rise");
+            }
             Event::Fit(pods) => self.fit = pods,
             Event::Ticks(wait) => self.now = self.now.plus(wait),
+            Event::GivesUp => {
+                let other = self.pointer.other.as_ref();
+                let is_bad =
+                    |other: &&LineagePointer| other.role == LineageRole::Candidate && quality(&other.lineage) != 'g';
+                if other.filter(is_bad).is_some() {
+                    self.word(Event::Aborts);
+                }
+            }
             word => self.word(word),
         }
         self.pointer.check().expect("consistent");
@@ -176,12 +194,16 @@ impl World {
     }
 
     fn endpoints(&mut self) {
-        let target = self.traffic.as_ref().and_then(|traffic| traffic.target.clone());
+        let traffic = self.traffic.as_ref();
+        let target = traffic.and_then(|traffic| traffic.target.clone());
+        let widened = traffic.and_then(|traffic| traffic.widened.clone());
+        let widened = widened.map(|widened| widened.target);
         let pods = [&self.blue, &self.green]
             .into_iter()
             .flat_map(|place| place.seen.pods.clone());
         let names = pods
-            .filter(|pod| pod.is_ready && Some(&pod.target) == target.as_ref())
+            .filter(|pod| pod.is_ready)
+            .filter(|pod| [&target, &widened].contains(&&Some(pod.target.clone())))
             .map(|pod| pod.name);
         let names: BTreeSet<String> = names.collect();
         if let Some(traffic) = &mut self.traffic {
@@ -262,7 +284,10 @@ impl World {
                 self.take(Event::Follow);
             }
             let plan = plan(&self.spec(), &self.pointer, &self.seen(), self.now);
-            let is_busy = plan.actions.iter().any(|action| !matches!(action, Action::Demote(_)));
+            let is_busy = plan
+                .actions
+                .iter()
+                .any(|action| !matches!(action, Action::Demote(_) | Action::Shed { .. }));
             self.take(Event::Plans);
             while self.acts() {
                 self.check();
@@ -271,7 +296,8 @@ impl World {
                 continue;
             }
             match plan.wake_at {
-                Some(_) if plan.phase == Phase::Refused => return plan.phase,
+                // What is left to do then is to tell a slot that it is demoted.
+                Some(_) if matches!(plan.phase, Phase::Refused | Phase::Held) => return plan.phase,
                 Some(wake) if wake > self.now => self.now = wake,
                 _ if self.pointer.other.is_some() && plan.phase == Phase::KeepingWayBack => return plan.phase,
                 _ => return plan.phase,
@@ -312,7 +338,7 @@ impl World {
         assert_eq!(self.pointer.leveling, None, "nobody pauses for nothing");
         let claimed = self.pointer.active.as_ref().map(|active| &active.lineage);
         assert!(
-            claimed == Some(&answers.lineage) || is_broken,
+            claimed == Some(&answers.lineage) || is_broken || (is_held && self.steps != Steps::default()),
             "traffic is where the pointer says"
         );
     }
@@ -355,9 +381,12 @@ fn event(dice: &mut Dice, trouble: Trouble) -> Event {
         Event::Names('g'),
         Event::Names('b'),
         Event::Names('d'),
+        Event::GivesUp,
+        Event::GivesUp,
         Event::NewTemplate(dice.throw(8)),
         Event::ScalesTo(1 + dice.throw(3) as u32),
-        Event::Fit([2, 3, 5, u32::MAX][dice.throw(4)]),
+        Event::StepsBecome(dice.throw(3)),
+        Event::Fit([2, 3, 5, u32::MAX, u32::MAX, u32::MAX][dice.throw(6)]),
         Event::Ticks(wait),
     ];
     let unlikely = dice.throw(12);
@@ -372,10 +401,11 @@ fn event(dice: &mut Dice, trouble: Trouble) -> Event {
     }
 }
 
-fn walk(seed: u64, trouble: Trouble) -> (u64, Phase) {
+fn walk(seed: u64, trouble: Trouble) -> (World, Phase) {
     let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut world = World::new();
     let _ = world.comes_to_rest();
+    world.take(Event::StepsBecome(seed as usize));
     for step in 0..STEPS {
         let next = event(&mut dice, trouble);
         if std::env::var_os("WALK").is_some() {
@@ -394,20 +424,26 @@ fn walk(seed: u64, trouble: Trouble) -> (u64, Phase) {
     }
     let phase = world.comes_to_rest();
     world.check_rest(phase);
-    (world.moves, phase)
+    (world, phase)
 }
 
 fn walks(name: &str, trouble: Trouble) {
-    let mut moves = 0;
+    let (mut moves, mut steps, mut narrowed) = (0, 0, 0);
     let mut ends = std::collections::BTreeMap::<&str, u64>::new();
     for seed in 0..WALKS {
         let walked = std::panic::catch_unwind(|| walk(seed, trouble));
-        let (moved, phase) = walked.unwrap_or_else(|_| panic!("{name}: seed {seed}"));
-        moves += moved;
+        let (world, phase) = walked.unwrap_or_else(|_| panic!("{name}: seed {seed}"));
+        moves += world.moves;
+        steps += world.steps_taken;
+        narrowed += world.narrowed;
         *ends.entry(phase.name()).or_default() += 1;
     }
-    println!("{name}: {WALKS} walks, {moves} moves of traffic, ends {ends:?}");
-    assert!(moves > WALKS, "traffic was moved");
+    println!("{name}: {WALKS} walks, {moves} moves of traffic, {steps} steps, {narrowed} back from one, ends {ends:?}");
+    assert!(moves > WALKS + WALKS / 4 && steps > WALKS / 4, "traffic was moved");
+    assert!(
+        narrowed > 0 || !(trouble.words || trouble.faults),
+        "it went back from steps"
+    );
 }
 
 /// How many walks of each kind.
