@@ -4,7 +4,7 @@
 //! `reconcile` looks at the cluster, the pods and the pointer, asks `core::rollout::slots` what to do, and carries it
 //! out; it keeps nothing that it could not find again. Every write to a Deployment or to the active Service names the
 //! version that was seen, so that an earlier controller that wakes up late changes nothing.
-//! Deliberately absent: a prefix for many collections in the same pods, widening traffic in steps, and the chart.
+//! Deliberately absent: a prefix for many collections in the same pods, and the chart.
 
 mod act;
 mod claim;

@@ -181,7 +181,7 @@ async fn asked(arguments: &Arguments, output: &Output) -> anyhow::Result<Exit> {
     }
 }
 
-/// The command with the target that is meant: of the first slot that has one of these roles.
+/// The command with the target that is meant: of the slot that has the first of these roles which one has.
 async fn command(
     plugin: &Plugin,
     of: &Named,
@@ -193,8 +193,17 @@ async fn command(
         (Some(target), _) => target.clone(),
         (None, true) => String::new(),
         (None, false) => {
-            let slots = plugin.get(&of.name).await?.status.unwrap_or_default().slots;
-            let slot = slots.into_iter().find(|slot| roles.contains(&slot.role.as_str()));
+            let status = plugin.get(&of.name).await?.status.unwrap_or_default();
+            // Until traffic has followed the pointer all the way, what it never left is the way back.
+            let newest = status.history.first().map(|served| &served.lineage);
+            let is_leaving = status.step.is_some() || newest != status.lineage.as_ref();
+            let roles = if verb == Verb::Rollback && is_leaving {
+                &["wayBack", "active"]
+            } else {
+                roles
+            };
+            let of = |role: &&str| status.slots.iter().find(|slot| slot.role == **role);
+            let slot = roles.iter().find_map(of).cloned();
             slot.and_then(|slot| slot.target).unwrap_or_default()
         }
     };
@@ -289,6 +298,12 @@ fn shown(collection: &Collection) -> String {
         facts.push((
             name,
             format!("{} {}", condition.status, condition.message).trim().to_owned(),
+        ));
+    }
+    if let Some(step) = &status.step {
+        facts.push((
+            "step",
+            format!("{} % to slot {} since {}", step.percent, step.slot, step.since),
         ));
     }
     let mut text = pairs(&facts);

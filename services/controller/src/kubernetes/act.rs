@@ -10,7 +10,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::events::EventType;
 use serde_json::{Value, json};
 use verdigris_core::pointer::EditRefused;
-use verdigris_core::rollout::slots::{Action, DEMOTED_FOR_NS, Selection, Slot, TargetId, Wish};
+use verdigris_core::rollout::slots::{Action, DEMOTED_FOR_NS, SHED_FOR_NS, Selection, Slot, TargetId, Widened, Wish};
 use verdigris_core::rollout::{self, Phase};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_store::{CommitError, commit};
@@ -67,15 +67,30 @@ impl Hand<'_> {
                 }
                 done
             }
+            Action::Widen { slot, target, percent } => {
+                let done = self.widen(target, *percent).await;
+                if done.is_ok() {
+                    memory.demoted_at = None;
+                    let note = format!("slot {slot} gets {percent} % of the traffic");
+                    self.tell(EventType::Normal, "TrafficWidened", note).await;
+                }
+                done
+            }
             Action::Preview(target) => self.preview(target.as_ref()).await,
             Action::Demote(slot) => {
                 memory.demoted_at = Some(self.now);
                 let time = Duration::from_nanos(DEMOTED_FOR_NS.unsigned_abs());
-                self.demote(*slot, time).await;
+                self.demote(*slot, time, 1.0).await;
+                Ok(())
+            }
+            Action::Shed { slot, percent } => {
+                memory.demoted_at = Some(self.now);
+                let time = Duration::from_nanos(SHED_FOR_NS.unsigned_abs());
+                self.demote(*slot, time, f64::from(*percent) / 100.0).await;
                 Ok(())
             }
             Action::EndDemotion(slot) => {
-                self.demote(*slot, Duration::ZERO).await;
+                self.demote(*slot, Duration::ZERO, 1.0).await;
                 Ok(())
             }
             Action::HoldPromotion(wish) => return self.hold(wish).await,
@@ -96,8 +111,8 @@ impl Hand<'_> {
         let note = format!("traffic goes to slot {}, target {}", selection.slot, selection.target);
         self.tell(EventType::Normal, "TrafficMoved", note).await;
         let before = self.looked.traffic.as_ref();
-        if before.is_none_or(|before| before.target.is_none()) {
-            // What answers first was not moved to.
+        if before.is_none_or(|before| before.target.as_ref().is_none_or(|before| *before == selection.target)) {
+            // What answers first was not moved to, and what answers again alone was not left.
             return;
         }
         let kind = if self.phase == Phase::Returning {
@@ -211,6 +226,17 @@ impl Hand<'_> {
         Ok(())
     }
 
+    async fn widen(&mut self, target: &TargetId, percent: u32) -> Result<(), kube::Error> {
+        let before = self.looked.traffic.clone().unwrap_or_default();
+        let widened = Widened {
+            target: target.clone(),
+            percent,
+            since: self.now,
+        };
+        let object = render::widening(self.collection, &before, &widened, self.claimed.epoch);
+        self.apply_service(object).await
+    }
+
     async fn preview(&self, target: Option<&TargetId>) -> Result<(), kube::Error> {
         let target = target.map_or(names::NO_TARGET, TargetId::as_str);
         let patch = Patch::Merge(json!({"spec": {"selector": {names::TARGET: target}}}));
@@ -224,12 +250,12 @@ impl Hand<'_> {
     }
 
     /// A pod that does not hear it goes on answering, and is told again.
-    async fn demote(&self, slot: Slot, time: Duration) {
+    async fn demote(&self, slot: Slot, time: Duration, share: f64) {
         let places = &self.looked.place(slot).pods;
         let told = places.iter().filter_map(|place| {
             let address = place.address.as_deref()?;
             let pods = &self.context.deps.pods;
-            Some(async move { (&place.name, pods.demote(address, time).await) })
+            Some(async move { (&place.name, pods.demote(address, time, share).await) })
         });
         for (pod, told) in join_all(told).await {
             if let Err(why) = told {

@@ -102,13 +102,16 @@ pub(crate) fn judge(command: &Command, pointer: &Pointer, seen: &Seen, judged: O
         verb => match (slot_of(seen, &command.target), verb) {
             (None, _) => refused(format!("no slot holds target {:?}", command.target)),
             (Some(slot), Verb::Promote) => promote(command, pointer, seen, slot, judged),
-            (Some(slot), Verb::Abort) => abort(pointer, seen, slot),
+            (Some(slot), Verb::Abort) => abort(command, pointer, seen, slot),
             (Some(slot), _) => roll_back(command, pointer, seen, slot),
         },
     }
 }
 
 fn promote(command: &Command, pointer: &Pointer, seen: &Seen, slot: Slot, judged: Option<u64>) -> Judged {
+    if seen.widened() == Some(slot) {
+        return done("it takes over, step by step");
+    }
     match role(pointer, seen, slot) {
         Role::Active => return done("it answers"),
         Role::Candidate => {}
@@ -138,19 +141,33 @@ fn promote(command: &Command, pointer: &Pointer, seen: &Seen, slot: Slot, judged
     }
 }
 
-fn abort(pointer: &Pointer, seen: &Seen, slot: Slot) -> Judged {
+fn abort(command: &Command, pointer: &Pointer, seen: &Seen, slot: Slot) -> Judged {
+    if seen.widened() == Some(slot) {
+        return back(command);
+    }
     let target = seen.slot(slot).target.as_ref();
     let named = pointer.other.as_ref();
     let named = named.filter(|other| target.is_some_and(|target| target.lineage == other.lineage));
+    let left = seen.traffic.as_ref().and_then(|traffic| traffic.returned_from.as_ref());
+    let is_left = left.is_some() && left == target.map(|target| &target.template);
     match (role(pointer, seen, slot), named) {
         (Role::Active, _) => refused("it answers: roll back instead"),
         (_, Some(named)) => Judged::Asks(Deed::Drop {
             lineage: named.lineage.clone(),
         }),
         (Role::WayBack, None) => Judged::Asks(Deed::GiveUpPrevious),
+        (Role::Candidate, None) if is_left => done("traffic went back, and only a person promotes it again"),
         (Role::Candidate, None) => refused("a new image or new settings are given up by taking them back in the spec"),
         (Role::Idle, None) => done("it is given up"),
     }
+}
+
+/// Traffic leaves what answers, or the step that it is at.
+fn back(command: &Command) -> Judged {
+    Judged::Asks(Deed::GoBack(Wish {
+        actor: command.actor.clone(),
+        reason: command.reason.clone(),
+    }))
 }
 
 fn roll_back(command: &Command, pointer: &Pointer, seen: &Seen, slot: Slot) -> Judged {
@@ -161,11 +178,9 @@ fn roll_back(command: &Command, pointer: &Pointer, seen: &Seen, slot: Slot) -> J
         .as_ref()
         .is_some_and(|other| other.role == LineageRole::Candidate);
     match role(pointer, seen, slot) {
+        Role::Active if !is_returning || seen.widened().is_some() => back(command),
         Role::Active => done("it answers again; nothing is promoted until resumed"),
-        Role::WayBack => Judged::Asks(Deed::GoBack(Wish {
-            actor: command.actor.clone(),
-            reason: command.reason.clone(),
-        })),
+        Role::WayBack => back(command),
         // The pointer went back, and traffic follows.
         Role::Candidate | Role::Idle if is_returning && named => {
             Judged::Says(Answer::Pending("traffic is going back".to_owned()))

@@ -31,6 +31,12 @@ pub(crate) const SINCE: &str = "verdigris.dev/since";
 pub(crate) const APPROVED: &str = "verdigris.dev/approved";
 /// Annotation of the active Service: what answered before.
 pub(crate) const PREVIOUS: &str = "verdigris.dev/previous-target";
+/// Annotations of the active Service on its way from one target to another in steps: what it selected alone before, what
+/// it selects beside, the share in percent, and since when.
+pub(crate) const SELECTED: &str = "verdigris.dev/selected-target";
+pub(crate) const WIDENED: &str = "verdigris.dev/widened-to-target";
+pub(crate) const PERCENT: &str = "verdigris.dev/widened-percent";
+pub(crate) const WIDENED_SINCE: &str = "verdigris.dev/widened-since";
 /// Annotation of the active Service: a template that was returned from.
 pub(crate) const RETURNED_FROM: &str = "verdigris.dev/returned-from";
 /// Annotation: epoch of the controller that wrote last.

@@ -10,7 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use verdigris_core::manifest::LineageId;
-use verdigris_core::rollout::slots::{Grant, PodReport, PodSeen, Slot, SlotSeen, Target, Traffic};
+use verdigris_core::rollout::slots::{Grant, PodReport, PodSeen, Slot, SlotSeen, Target, TargetId, Traffic, Widened};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_proto::search::Pod as Said;
 
@@ -241,21 +241,24 @@ fn report(said: &Said, collection: &str) -> PodReport {
     }
 }
 
-fn selected(service: &Service) -> Option<verdigris_core::rollout::slots::TargetId> {
+fn selected(service: &Service) -> Option<TargetId> {
     let selector = service.spec.as_ref()?.selector.as_ref()?;
     let target = selector.get(names::TARGET).filter(|target| *target != names::NO_TARGET);
     target.cloned().map(Into::into)
 }
 
-fn traffic(
-    active: &Service,
-    preview: Option<verdigris_core::rollout::slots::TargetId>,
-    slices: &[EndpointSlice],
-) -> Traffic {
+fn traffic(active: &Service, preview: Option<TargetId>, slices: &[EndpointSlice]) -> Traffic {
     let note = |key: &str| active.annotations().get(key).cloned();
+    let time = |key: &str| note(key).map_or(Timestamp(0), |text| Timestamp::parse(&text).unwrap_or_default());
+    let widened = note(names::WIDENED).map(|target| Widened {
+        target: target.into(),
+        percent: note(names::PERCENT).and_then(|text| text.parse().ok()).unwrap_or(0),
+        since: time(names::WIDENED_SINCE),
+    });
     Traffic {
-        target: selected(active),
-        since: note(names::SINCE).map_or(Timestamp(0), |text| Timestamp::parse(&text).unwrap_or_default()),
+        target: selected(active).or_else(|| note(names::SELECTED).map(Into::into)),
+        since: time(names::SINCE),
+        widened,
         previous: note(names::PREVIOUS).map(Into::into),
         returned_from: note(names::RETURNED_FROM).map(Into::into),
         preview,

@@ -27,8 +27,8 @@ pub trait Pods: Send + Sync {
     /// How the pod at this address is.
     async fn get(&self, address: &str) -> Result<Pod, String>;
 
-    /// Tells it that it is demoted for a time; a time of nothing ends it.
-    async fn demote(&self, address: &str, time: Duration) -> Result<(), String>;
+    /// Tells it to send that share of its clients away for a time; a time of nothing ends it.
+    async fn demote(&self, address: &str, time: Duration, share: f64) -> Result<(), String>;
 
     /// Measures a lineage there.
     async fn measure(
@@ -118,7 +118,7 @@ impl Pods for GrpcPods {
             .map_err(|status| status.message().to_owned())
     }
 
-    async fn demote(&self, address: &str, time: Duration) -> Result<(), String> {
+    async fn demote(&self, address: &str, time: Duration, share: f64) -> Result<(), String> {
         let mut client = PodServiceClient::new(self.channel(address)?);
         let time = prost_types::Duration {
             seconds: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
@@ -126,7 +126,7 @@ impl Pods for GrpcPods {
         };
         let request = DemoteRequest {
             time: Some(time),
-            share: None,
+            share: Some(share),
         };
         let answer = tokio::time::timeout(CALL, client.demote(self.request(request, CALL))).await;
         let answer = answer.map_err(|_| format!("no answer within {} s", CALL.as_secs()))?;

@@ -13,7 +13,7 @@ use verdigris_core::gates::{Measurements, judge};
 use verdigris_core::manifest::LineageId;
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{EditRefused, Pointer};
-use verdigris_core::rollout::slots::{self, Action, Plan, Seen, Spec, TargetId};
+use verdigris_core::rollout::slots::{self, Action, Plan, Seen, Spec, Steps, TargetId};
 use verdigris_core::rollout::{Observation, Phase};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_store::{CommitError, ReadError, Store, collection as objects, commit};
@@ -230,6 +230,8 @@ async fn step(
         rollout: spec.map_err(ReconcileError::Spec)?,
         template: render::template(&collection.spec),
         replicas: u32::try_from(collection.spec.pods.replicas).unwrap_or(1),
+        steps: Steps::new(collection.spec.rollout.steps.clone())
+            .map_err(|error| ReconcileError::Spec(format!("spec.rollout.steps: {error}")))?,
         is_paused: collection.spec.rollout.paused,
     };
     let cluster = Cluster::new(&context.deps.client, &names::namespace(collection));
@@ -281,7 +283,7 @@ fn followed(metrics: &ControllerMetrics, name: &str, memory: &mut Memory, seen: 
 }
 
 fn next_look(plan: &Plan, is_moved: bool, now: Timestamp) -> Duration {
-    let is_done = |action: &Action| !matches!(action, Action::Demote(_) | Action::EndDemotion(_));
+    let is_done = |action: &Action| !matches!(action, Action::Demote(_) | Action::EndDemotion(_) | Action::Shed { .. });
     if is_moved || plan.actions.iter().any(is_done) {
         return AT_ONCE;
     }

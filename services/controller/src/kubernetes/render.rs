@@ -4,7 +4,7 @@
 //! reason for a rollout.
 
 use serde_json::{Map, Value, json};
-use verdigris_core::rollout::slots::{Selection, Slot, Target, TemplateId};
+use verdigris_core::rollout::slots::{Selection, Slot, Target, TemplateId, Traffic, Widened};
 use verdigris_core::timestamp::Timestamp;
 
 use super::resource::{Collection, CollectionSpec, PodsSpec};
@@ -226,7 +226,7 @@ fn cache_limit(quantity: &str) -> Option<String> {
 
 /// The preview, or the active Service before anything was selected.
 pub(crate) fn first_service(collection: &Collection, name: &str, epoch: u64) -> Value {
-    let mut service = service(collection, name, names::NO_TARGET);
+    let mut service = service(collection, name, Some(names::NO_TARGET));
     service["metadata"]["annotations"] = json!({names::EPOCH: epoch.to_string()});
     service
 }
@@ -234,33 +234,61 @@ pub(crate) fn first_service(collection: &Collection, name: &str, epoch: u64) -> 
 /// The active Service with what it selects, since when, and what was before.
 pub(crate) fn selecting(collection: &Collection, selection: &Selection, epoch: u64, now: Timestamp) -> Value {
     let name = kube::ResourceExt::name_any(collection);
-    let mut object = service(collection, &name, selection.target.as_str());
-    let mut annotations: Map<String, Value> = Map::new();
-    let mut note = |key: &str, value: Option<String>| {
-        if let Some(value) = value {
-            annotations.insert(key.to_owned(), Value::String(value));
-        }
-    };
-    note(names::EPOCH, Some(epoch.to_string()));
-    note(names::SINCE, Some(now.to_string()));
-    note(names::PREVIOUS, selection.previous.as_ref().map(ToString::to_string));
-    note(
-        names::RETURNED_FROM,
-        selection.returned_from.as_ref().map(ToString::to_string),
-    );
-    object["metadata"]["annotations"] = Value::Object(annotations);
+    let mut object = service(collection, &name, Some(selection.target.as_str()));
+    object["metadata"]["annotations"] = noted([
+        (names::EPOCH, Some(epoch.to_string())),
+        (names::SINCE, Some(now.to_string())),
+        (names::PREVIOUS, selection.previous.as_ref().map(ToString::to_string)),
+        (
+            names::RETURNED_FROM,
+            selection.returned_from.as_ref().map(ToString::to_string),
+        ),
+    ]);
     object
 }
 
-fn service(collection: &Collection, name: &str, target: &str) -> Value {
+/// The active Service with the pods of both slots: by the label that all pods of the Collection have.
+pub(crate) fn widening(collection: &Collection, before: &Traffic, widened: &Widened, epoch: u64) -> Value {
+    let name = kube::ResourceExt::name_any(collection);
+    let mut object = service(collection, &name, None);
+    object["metadata"]["annotations"] = noted([
+        (names::EPOCH, Some(epoch.to_string())),
+        (names::SINCE, Some(before.since.to_string())),
+        (names::SELECTED, before.target.as_ref().map(ToString::to_string)),
+        (names::PREVIOUS, before.previous.as_ref().map(ToString::to_string)),
+        (
+            names::RETURNED_FROM,
+            before.returned_from.as_ref().map(ToString::to_string),
+        ),
+        (names::WIDENED, Some(widened.target.to_string())),
+        (names::PERCENT, Some(widened.percent.to_string())),
+        (names::WIDENED_SINCE, Some(widened.since.to_string())),
+    ]);
+    object
+}
+
+/// Annotations that have a value.
+fn noted<const N: usize>(all: [(&str, Option<String>); N]) -> Value {
+    let given = all
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), Value::String(value?))));
+    Value::Object(given.collect())
+}
+
+/// A Service of the pods of one target, or of both slots.
+fn service(collection: &Collection, name: &str, target: Option<&str>) -> Value {
     let of = kube::ResourceExt::name_any(collection);
+    let mut selector = Texts::from([(names::COLLECTION.to_owned(), of.clone())]);
+    if let Some(target) = target {
+        selector.insert(names::TARGET.to_owned(), target.to_owned());
+    }
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {
             "name": name, "labels": names::labels(&of), "ownerReferences": names::owners(collection),
         },
         "spec": {
-            "selector": {names::COLLECTION: of, names::TARGET: target},
+            "selector": selector,
             "ports": [
                 {"name": "grpc", "port": GRPC, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"},
                 {"name": "http", "port": HTTP, "targetPort": "http"},

@@ -186,6 +186,11 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2_592_000), extend("format" = "int32"))]
     pub keep_seconds: Option<u32>,
+    /// Shares of pods and connections, in percent, at which what comes to answer waits and is watched for as long as the
+    /// bake, such as [10, 50]; each larger than the one before. Without any, all traffic moves at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), inner(range(min = 1, max = 100)), extend("format" = "int32"))]
+    pub steps: Vec<u32>,
     /// After how long a candidate that does not answer is reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 10, max = 2_592_000), extend("format" = "int32"))]
@@ -251,6 +256,9 @@ pub struct CollectionStatus {
     /// Both slots.
     #[serde(default)]
     pub slots: Vec<SlotStatus>,
+    /// The step at which traffic goes to both slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepStatus>,
     /// What the gates said of the candidate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<VerdictStatus>,
@@ -304,6 +312,18 @@ pub struct SlotStatus {
     pub replicas: i32,
     /// Pods that are ready and warm.
     pub ready: i32,
+}
+
+/// Traffic that goes to both slots.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StepStatus {
+    /// The slot that traffic is on its way to.
+    pub slot: String,
+    /// The share that it is to have.
+    pub percent: i32,
+    /// Since when.
+    pub since: String,
 }
 
 /// What gates said.

@@ -11,7 +11,7 @@ use verdigris_core::timestamp::Timestamp;
 
 use super::command::{Answer, Command};
 use super::resource::{
-    Collection, CollectionStatus, CommandStatus, ConditionStatus, ServedStatus, SlotStatus, VerdictStatus,
+    Collection, CollectionStatus, CommandStatus, ConditionStatus, ServedStatus, SlotStatus, StepStatus, VerdictStatus,
 };
 use super::{Context, names};
 use crate::metrics::ControllerMetrics;
@@ -52,10 +52,20 @@ pub(crate) fn status(
         replicas: active.map_or(0, |slot| number(seen.slot(slot).pods.len())),
         selector: selector(collection, target),
         slots,
+        step: step(seen),
         verdict: plan.verdict.as_ref().map(verdict),
         history: pointer.served.iter().rev().take(HISTORY).map(served).collect(),
         command: before.command,
     }
+}
+
+fn step(seen: &Seen) -> Option<StepStatus> {
+    let widened = seen.traffic.as_ref()?.widened.as_ref()?;
+    Some(StepStatus {
+        slot: seen.widened()?.to_string(),
+        percent: i32::try_from(widened.percent).unwrap_or(100),
+        since: to_the_second(widened.since),
+    })
 }
 
 fn number(count: usize) -> i32 {
