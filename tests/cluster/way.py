@@ -338,6 +338,24 @@ def swap(cluster, load, number, meanwhile=lambda: None):
     return times
 
 
+def swap_in_steps(cluster, load, number):
+    """A rebuild that gets half of the traffic before it gets all of it."""
+
+    def steps(shares):
+        patch = json.dumps({"spec": {"rollout": {"steps": shares}}})
+        cluster.kubectl("patch", "collection", COLLECTION, "--type=merge", "--patch", patch)
+
+    def both():
+        step = status(cluster).get("step", {})
+        wide = len({pod["role"] for pod in status(cluster)["slots"] if pod["ready"]}) == 2
+        return step.get("percent") == 50 and wide and selected(cluster) is None
+
+    steps([50])
+    swap(cluster, load, number, lambda: wait_until("both slots answer", both, 180))
+    check("step" not in status(cluster), "the last step is over")
+    steps([])
+
+
 def judge_load(counted, calls_min, is_strict):
     """No failed call, no mixed answer; strict: not even one that the standard retry policy mends."""
     say(json.dumps({name: counted[name] for name in ("calls", "failed_first", "failed", "mixed", "p50_ms", "p99_ms")}))

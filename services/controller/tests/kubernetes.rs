@@ -15,6 +15,8 @@ mod cluster;
 mod plugin;
 #[path = "kubernetes/search.rs"]
 mod search;
+#[path = "kubernetes/steps.rs"]
+mod steps;
 #[path = "kubernetes/world.rs"]
 mod world;
 
@@ -35,6 +37,7 @@ async fn rollouts_go_their_way_on_a_real_api() {
         killed_between_steps(server.world("killed").await),
         one_leads(server.world("lease").await),
         no_room(server.world("room").await),
+        steps::a_share_at_a_time(server.world("steps").await),
         plugin::every_verb_says_how_it_ended(server.world("plugin").await),
         deleted(server.world("end").await),
     );

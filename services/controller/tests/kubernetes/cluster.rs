@@ -19,6 +19,7 @@ use crate::search::Processes;
 const LOOK: Duration = Duration::from_millis(40);
 const SLOT: &str = "verdigris.dev/slot";
 const TARGET: &str = "verdigris.dev/target";
+const SELECTED: &str = "verdigris.dev/selected-target";
 
 /// The platform under one Collection.
 #[derive(Clone)]
@@ -257,6 +258,13 @@ impl Platform {
         Ok(())
     }
 
+    /// Names of the pods that a Service sends to.
+    pub(crate) async fn sent_to(&self, service: &str) -> Vec<String> {
+        let slice = self.slices.get_opt(service).await.unwrap();
+        let endpoints = slice.into_iter().flat_map(|slice| slice.endpoints.unwrap_or_default());
+        endpoints.filter_map(|endpoint| endpoint.target_ref?.name).collect()
+    }
+
     /// Looks until it is aborted; what breaks I-6 is kept.
     pub(crate) async fn watch(self, service: String, broken: Arc<Mutex<Option<String>>>) {
         let mut was_selected = false;
@@ -279,7 +287,10 @@ impl Platform {
                 .as_ref()
                 .and_then(|spec| spec.selector.clone())
                 .unwrap_or_default();
-            selector.get(TARGET).cloned().filter(|target| target != "none")
+            let target = selector.get(TARGET).cloned();
+            // Where it selects both slots, it says which one it selected alone before.
+            let target = target.or_else(|| service.annotations().get(SELECTED).cloned());
+            target.filter(|target| target != "none")
         };
         let Some(service) = self.services.get_opt(name).await? else {
             return Ok(None);

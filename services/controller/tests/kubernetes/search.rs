@@ -1,6 +1,6 @@
 //! Search processes as the controller sees them: a real gRPC server for each pod, on an address of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,6 +30,8 @@ pub(crate) struct Processes {
     network: u8,
     pub(crate) port: u16,
     running: Mutex<BTreeMap<String, Arc<Process>>>,
+    /// Lineages whose answers fail.
+    failing: Arc<Mutex<BTreeSet<String>>>,
     next: Mutex<u8>,
 }
 
@@ -37,6 +39,9 @@ pub(crate) struct Processes {
 pub(crate) struct Process {
     pub(crate) lineage: String,
     demoted: Mutex<bool>,
+    /// Of connections, as it was told last.
+    share: Mutex<f64>,
+    failing: Arc<Mutex<BTreeSet<String>>>,
     end: CancellationToken,
     store: Arc<dyn Store>,
     name: CollectionName,
@@ -49,6 +54,7 @@ impl Processes {
             network: NETWORKS.fetch_add(1, Ordering::Relaxed),
             port: listener.local_addr().expect("it is bound").port(),
             running: Mutex::default(),
+            failing: Arc::default(),
             next: Mutex::new(1),
         }
     }
@@ -70,6 +76,8 @@ impl Processes {
             let process = Arc::new(Process {
                 lineage: lineage.to_owned(),
                 demoted: Mutex::new(false),
+                share: Mutex::new(0.0),
+                failing: self.failing.clone(),
                 end: CancellationToken::new(),
                 store,
                 name: name.clone(),
@@ -94,6 +102,18 @@ impl Processes {
         }
     }
 
+    /// From now on, half of what a lineage answers fails.
+    pub(crate) fn fail(&self, lineage: &str) {
+        self.failing.lock().unwrap().insert(lineage.to_owned());
+    }
+
+    /// Which shares of connections the processes of a lineage were told last to send away.
+    pub(crate) fn shares(&self, lineage: &str) -> Vec<f64> {
+        let running = self.running.lock().unwrap();
+        let of = running.values().filter(|process| process.lineage == lineage);
+        of.map(|process| *process.share.lock().unwrap()).collect()
+    }
+
     /// How many of a lineage are demoted.
     pub(crate) fn demoted(&self, lineage: &str) -> usize {
         let running = self.running.lock().unwrap();
@@ -110,12 +130,15 @@ impl Process {
             .pointer;
         let named = [pointer.active, pointer.other].into_iter().flatten();
         let named = named.into_iter().find(|named| named.lineage.as_str() == self.lineage);
+        let is_failing = self.failing.lock().unwrap().contains(&self.lineage);
         Pod {
             collections: vec![PodCollection {
                 collection: self.name.to_string(),
                 lineage: self.lineage.clone(),
                 generation: named.map_or(0, |named| named.generation),
                 warm: true,
+                window_answered: 40,
+                window_failed: if is_failing { 20 } else { 0 },
                 ..PodCollection::default()
             }],
             demoted: *self.demoted.lock().unwrap(),
@@ -133,7 +156,9 @@ impl PodService for Process {
     }
 
     async fn demote(&self, request: Request<DemoteRequest>) -> Result<Response<Pod>, Status> {
-        let time = request.into_inner().time.unwrap_or_default();
+        let request = request.into_inner();
+        let time = request.time.unwrap_or_default();
+        *self.share.lock().unwrap() = request.share.unwrap_or(1.0);
         *self.demoted.lock().unwrap() = time.seconds > 0 || time.nanos > 0;
         Ok(Response::new(self.pod().await))
     }

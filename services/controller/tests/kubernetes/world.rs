@@ -1,5 +1,6 @@
 //! One Collection with its store, its platform and its controllers, and what is asked of them.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -314,6 +315,12 @@ impl World {
             .unwrap();
     }
 
+    /// Changes fields of its rollout.
+    pub(crate) async fn set_rollout(&self, rollout: Value) {
+        let patch = Patch::Merge(json!({"spec": {"rollout": rollout}}));
+        self.api().patch(NAME, &PatchParams::default(), &patch).await.unwrap();
+    }
+
     pub(crate) async fn set_image(&self, image: &str) {
         let patch = Patch::Merge(json!({"spec": {"image": image}}));
         self.api().patch(NAME, &PatchParams::default(), &patch).await.unwrap();
@@ -474,6 +481,23 @@ impl World {
             world.figure(series) == value
         })
         .await;
+    }
+
+    /// Lineages of the pods that the active Service sends to, each once, in their order.
+    pub(crate) async fn lineages_sent_to(&self) -> Vec<String> {
+        let names = self.platform.sent_to(NAME).await;
+        let pods = self.platform.pods.list(&ListParams::default()).await.unwrap().items;
+        let of = pods.iter().filter(|pod| names.contains(&pod.name_any()));
+        let lineages: BTreeSet<String> = of.map(lineage).collect();
+        lineages.into_iter().collect()
+    }
+
+    pub(crate) fn fail(&self, lineage: &str) {
+        self.processes.fail(lineage);
+    }
+
+    pub(crate) fn shares(&self, lineage: &str) -> Vec<f64> {
+        self.processes.shares(lineage)
     }
 
     /// What the active Service selects, as its pods say.
