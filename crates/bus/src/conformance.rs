@@ -6,6 +6,7 @@ mod keeping;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -63,6 +64,9 @@ pub const CASES: &[Case] = &[
     ("a waiter is woken by an append of its own handle and of another", |f| {
         Box::pin(waiting(f))
     }),
+    ("a reader that follows misses nothing that comes while it reads", |f| {
+        Box::pin(following(f))
+    }),
     ("a dropped waiter takes nothing with it", |f| {
         Box::pin(dropped_waiter(f))
     }),
@@ -97,6 +101,8 @@ const ALL: ReadLimits = ReadLimits {
     events: u64::MAX,
     bytes: u64::MAX,
 };
+/// After which something is said never to come.
+const PATIENCE: Duration = Duration::from_secs(30);
 const HOUR: i64 = 3_600_000_000_000;
 
 fn name(text: &str) -> CollectionName {
@@ -389,6 +395,40 @@ async fn waiting(fixture: &dyn Fixture) {
     assert!(still);
     append(&*other, "c", &["y"]).await;
     idle.await.expect("woken at last");
+}
+
+/// Two events at a time, the second from none to 400 us after the first, and nothing else until both were read.
+async fn following(fixture: &dyn Fixture) {
+    const PAIRS: u64 = 200;
+    let (bus, other) = (fixture.handle().await, fixture.handle().await);
+    let c = name("c");
+    let (seen, mut watched) = tokio::sync::watch::channel(0);
+    let reader = async {
+        let (mut after, mut count) = (0, 0);
+        while count < 2 * PAIRS {
+            bus.wait(&c, after).await.expect("woken");
+            let events = read(&*bus, "c", after).await;
+            check_order(&events, after);
+            after = events.last().map_or(after, |event| event.sequence);
+            count += events.len() as u64;
+            seen.send_replace(count);
+        }
+    };
+    let writer = async {
+        for pair in 0..PAIRS {
+            append(&*other, "c", &["x"]).await;
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_micros(10 * (pair % 41)) {
+                tokio::task::yield_now().await;
+            }
+            append(&*other, "c", &["y"]).await;
+            let both = watched.wait_for(|seen| *seen == 2 * pair + 2);
+            let both = tokio::time::timeout(PATIENCE, both).await;
+            both.expect("each event is read without another after it")
+                .expect("the reader is there");
+        }
+    };
+    tokio::join!(reader, writer);
 }
 
 async fn dropped_waiter(fixture: &dyn Fixture) {
