@@ -73,21 +73,13 @@ fn entry(written: &WrittenSegment, name: u32, dead: &RoaringBitmap) -> SegmentEn
         bytes: 0,
         digest: Digest::of(b""),
     };
+    let files = SegmentFiles {
+        vectors: file(),
+        rows: file(),
+    };
     SegmentEntry {
-        id: name.to_string().into(),
-        index_type: written.index_type,
-        rows: written.rows,
-        ghosts: 0,
         live: written.rows - dead.len() as u32,
-        live_ghosts: 0,
-        newest_generation: 1,
-        state_bytes: 0,
-        files: SegmentFiles {
-            vectors: file(),
-            rows: file(),
-        },
-        dead: None,
-        unknown: Map::new(),
+        ..written.entry(name.to_string().into(), files)
     }
 }
 

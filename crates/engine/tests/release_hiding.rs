@@ -54,22 +54,11 @@ fn segment(folder: &Path, name: u32, vectors: &[f32]) -> (SegmentEntry, SegmentP
         bytes: 0,
         digest: Digest::of(b""),
     };
-    let entry = SegmentEntry {
-        id: name.to_string().into(),
-        index_type: written.index_type,
-        rows: written.rows,
-        ghosts: 1,
-        live: written.rows,
-        live_ghosts: 1,
-        newest_generation: 1,
-        state_bytes: 0,
-        files: SegmentFiles {
-            vectors: file(),
-            rows: file(),
-        },
-        dead: None,
-        unknown: serde_json::Map::new(),
+    let files = SegmentFiles {
+        vectors: file(),
+        rows: file(),
     };
+    let entry = written.entry(name.to_string().into(), files);
     (entry, written.paths)
 }
 

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use roaring::RoaringBitmap;
 use verdigris_core::digest::{ContentSum, Digest};
-use verdigris_core::index_type::IndexType;
 use verdigris_core::manifest::{FileEntry, SegmentEntry, SegmentFiles, SegmentId};
 use verdigris_engine::error::EngineError;
 use verdigris_engine::release::Release;
@@ -108,18 +107,5 @@ pub(crate) fn entry(id: SegmentId, written: &WrittenSegment) -> std::io::Result<
         vectors: file("vectors.faiss", &written.paths.vectors)?,
         rows: file("rows.tar", &written.paths.rows)?,
     };
-    let index_type: IndexType = written.index_type;
-    Ok(SegmentEntry {
-        id,
-        index_type,
-        rows: written.rows,
-        ghosts: written.ghosts,
-        live: written.rows,
-        live_ghosts: written.ghosts,
-        newest_generation: written.newest_generation,
-        state_bytes: written.state_bytes,
-        files,
-        dead: None,
-        unknown: serde_json::Map::new(),
-    })
+    Ok(written.entry(id, files))
 }

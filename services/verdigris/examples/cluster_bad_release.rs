@@ -153,21 +153,15 @@ async fn write(
         vectors: entry(keys::vectors_path(&id), &written.paths.vectors)?,
         rows: entry(keys::rows_path(&id), &written.paths.rows)?,
     };
-    put(store, name, &files.vectors.path, Body::File(written.paths.vectors)).await?;
-    put(store, name, &files.rows.path, Body::File(written.paths.rows)).await?;
-    Ok(SegmentEntry {
-        id,
-        index_type: written.index_type,
-        rows: written.rows,
-        ghosts: written.ghosts,
-        live: written.rows,
-        live_ghosts: written.ghosts,
-        newest_generation: written.newest_generation,
-        state_bytes: written.state_bytes,
-        files,
-        dead: None,
-        unknown: serde_json::Map::new(),
-    })
+    put(
+        store,
+        name,
+        &files.vectors.path,
+        Body::File(written.paths.vectors.clone()),
+    )
+    .await?;
+    put(store, name, &files.rows.path, Body::File(written.paths.rows.clone())).await?;
+    Ok(written.entry(id, files))
 }
 
 /// It claims the content of what answers: who lost documents does not know it.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use verdigris_core::index_type::IndexType;
+use verdigris_core::manifest::{SegmentEntry, SegmentFiles, SegmentId};
 use verdigris_core::settings::TextSettings;
 
 use crate::ann;
@@ -51,6 +52,25 @@ pub struct WrittenSegment {
     pub newest_generation: u64,
     /// Bytes of the stored states of all rows, before compression.
     pub state_bytes: u64,
+}
+
+impl WrittenSegment {
+    /// What a manifest says of it where nothing of it is dead.
+    pub fn entry(&self, id: SegmentId, files: SegmentFiles) -> SegmentEntry {
+        SegmentEntry {
+            id,
+            index_type: self.index_type,
+            rows: self.rows,
+            ghosts: self.ghosts,
+            live: self.rows,
+            live_ghosts: self.ghosts,
+            newest_generation: self.newest_generation,
+            state_bytes: self.state_bytes,
+            files,
+            dead: None,
+            unknown: Map::new(),
+        }
+    }
 }
 
 /// Collects the rows of one segment.

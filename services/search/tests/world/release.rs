@@ -288,25 +288,17 @@ impl World {
             vectors: file(keys::vectors_path(&id), &written.paths.vectors),
             rows: file(keys::rows_path(&id), &written.paths.rows),
         };
-        self.put(&files.vectors.path, Body::File(written.paths.vectors)).await;
-        self.put(&files.rows.path, Body::File(written.paths.rows)).await;
+        self.put(&files.vectors.path, Body::File(written.paths.vectors.clone()))
+            .await;
+        self.put(&files.rows.path, Body::File(written.paths.rows.clone())).await;
         let last = first + documents.len();
         let gone = draft.dead.iter().map(|row| *row as usize);
         let gone = gone
             .filter(|row| (first..last).contains(row))
             .map(|row| (row - first) as u32);
         let entry = SegmentEntry {
-            id,
-            index_type: written.index_type,
-            rows: written.rows,
-            ghosts: written.ghosts,
-            live: written.rows,
-            live_ghosts: written.ghosts,
             newest_generation: draft.rows_of,
-            state_bytes: written.state_bytes,
-            files,
-            dead: None,
-            unknown: serde_json::Map::new(),
+            ..written.entry(id, files)
         };
         (entry, gone.collect())
     }
