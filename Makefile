@@ -29,13 +29,17 @@ model: build ## Fetch the embedding model into the cache folder, checked by sha2
 demo: model ## Run the main job: events in, FAISS releases out, gRPC search, live changes
 	@examples/demo.sh $(VERDIGRIS)
 
+# Examples are benchmarks and the load of the cluster: linting checks them, and who runs one builds it.
 test: model servers ## Run all tests
-	@$(CARGO) test --locked --workspace --no-fail-fast
+	@status=0; \
+	$(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast || status=$$?; \
+	$(CARGO) test --locked --workspace --doc --no-fail-fast || status=$$?; \
+	exit $$status
 
 # The allocator keeps what it got: stories are short, and each would ask the system for the same again.
 simulate: setup ## Tell 10,000 stories of the simulation (SEEDS=n; SIMULATION_SEED=n tells one, with all that happens)
 	@SEEDS=$(or $(SEEDS),10000) MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483648 MALLOC_TOP_PAD_=67108864 \
-		$(CARGO) test --locked -p verdigris-tests --test simulation -- --nocapture whatever
+		$(CARGO) test --locked --workspace --test simulation -- --nocapture whatever
 
 mutants: setup ## Plant each bug of tests/mutants and count the stories until the simulation finds it
 	@scripts/mutants
@@ -60,7 +64,7 @@ check-deploy: ## Check chart, plain manifests, alerts, runbooks and Dockerfile; 
 
 # Go tools are built one at a time, and never beside cargo.
 cluster: image
-	@$(CARGO) build --locked -p verdigris --example cluster_load
+	@$(CARGO) build --locked --workspace --example cluster_load
 	@scripts/servers nats
 	@tests/cluster/build
 	@tests/cluster/tools versitygw helm kubeconform
@@ -69,7 +73,7 @@ test-cluster: cluster ## Go the whole way on a real one-node Kubernetes, short (
 	@tests/cluster/test
 
 prove-cluster: cluster ## Measure swaps, kills, outages, ways back and refusals on that Kubernetes
-	@$(CARGO) build --locked -p verdigris --example cluster_bad_release
+	@$(CARGO) build --locked --workspace --example cluster_bad_release
 	@tests/cluster/prove
 
 audit: ## Check licences, sources and advisories of dependencies (needs cargo-deny)

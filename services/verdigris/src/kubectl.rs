@@ -159,7 +159,12 @@ async fn asked(arguments: &Arguments, output: &Output) -> anyhow::Result<Exit> {
             let look = async || plugin.get(name).await;
             let (collection, is_settled) = until(limit, LOOK, look, |seen| !wait || is_settled(seen)).await?;
             told(&collection, output)?;
-            Ok(if is_settled { Exit::Done } else { Exit::NotSearchable })
+            let phase = collection.status.map(|status| status.phase).unwrap_or_default();
+            Ok(if *wait {
+                looking::ended(&phase, is_settled)
+            } else {
+                Exit::Done
+            })
         }
         Asked::Promote {
             of,
@@ -255,7 +260,9 @@ fn is_settled(collection: &Collection) -> bool {
     let Some(status) = &collection.status else { return false };
     // Empty without a reason: the controller has only begun.
     let has_begun = status.phase == "Empty" && status.message.is_empty();
-    !has_begun && Some(status.observed_generation) == collection.metadata.generation && !is_moving(&status.phase)
+    // A step that is watched is followed by another.
+    let is_moving = is_moving(&status.phase) || (status.step.is_some() && status.phase == "Baking");
+    !has_begun && Some(status.observed_generation) == collection.metadata.generation && !is_moving
 }
 
 fn told(collection: &Collection, output: &Output) -> Result<(), CommandError> {

@@ -82,6 +82,14 @@ pub(crate) async fn every_verb_says_how_it_ended(world: World) {
             world.pods_of("b").await == 0
         })
         .await;
+    plugin.run("resume products", 0).await;
+    world.publish_candidate("bad").await;
+    world.until_phase("Refused").await;
+    let refused = plugin.run("status products --wait --timeout 120", 3).await;
+    assert_eq!(
+        (&refused["phase"], &refused["lineage"]),
+        (&json!("Refused"), &json!("a"))
+    );
     plugin.run("sttus products", 2).await;
     let lost = Plugin {
         kubeconfig: plugin.folder.path().join("none"),

@@ -21,6 +21,15 @@ pub(crate) fn is_moving(phase: &str) -> bool {
     phase.is_empty() || MOVING.iter().any(|moving| phase.eq_ignore_ascii_case(moving))
 }
 
+/// How a wait for that has ended: also where gates speak against what was waited for.
+pub(crate) fn ended(phase: &str, is_settled: bool) -> Exit {
+    match is_settled {
+        true if phase.eq_ignore_ascii_case("refused") => Exit::Refused,
+        true => Exit::Done,
+        false => Exit::NotSearchable,
+    }
+}
+
 /// What is seen once it is so; or, when the time is up, what is seen then, and false. It is looked at once at least.
 pub(crate) async fn until<T, E>(
     limit: Option<Duration>,
@@ -87,6 +96,13 @@ mod tests {
         for (phase, expect) in [("", true), ("warming", true), ("Warming", true), ("Steady", false)] {
             assert_eq!(is_moving(phase), expect, "{phase}");
         }
+    }
+
+    #[test]
+    fn a_wait_ends_well_only_where_no_gate_speaks_against_it() {
+        assert_eq!(ended("steady", true), Exit::Done);
+        assert_eq!(ended("Refused", true), Exit::Refused);
+        assert_eq!(ended("Refused", false), Exit::NotSearchable);
     }
 
     #[tokio::test]

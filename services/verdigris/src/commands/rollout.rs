@@ -35,7 +35,11 @@ pub(crate) async fn run(
             let look = async || status(collection, client).await;
             let (status, is_settled) = until(limit, LOOK, look, |status| !wait || !is_moving(&status.phase)).await?;
             output.answer(&of(&status), |_| shown(&status))?;
-            Ok(if is_settled { Exit::Done } else { Exit::NotSearchable })
+            Ok(if *wait {
+                looking::ended(&status.phase, is_settled)
+            } else {
+                Exit::Done
+            })
         }
         Rollout::History => {
             let status = status(collection, client).await?;

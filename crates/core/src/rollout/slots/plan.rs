@@ -35,6 +35,7 @@ pub fn plan(spec: &Spec, pointer: &Pointer, seen: &Seen, now: Timestamp) -> Plan
         (None, _) => Plan::at(Phase::Empty).because(Reason::NothingPublished),
         (Some(claimed), None) => view.first(claimed),
         (Some(claimed), Some(active)) => match view.lineage(active) == Some(&claimed.lineage) {
+            _ if view.is_off_course(claimed, active) => view.narrowed(claimed, active),
             true => view.in_place(claimed, active),
             false => view.follow(claimed, active),
         },
@@ -245,9 +246,6 @@ impl View<'_> {
 
     /// Traffic is where the pointer says.
     fn in_place(&self, claimed: &LineagePointer, active: Slot) -> Plan {
-        if let Some(plan) = self.off_course(claimed, active) {
-            return plan;
-        }
         let plan = match &self.pointer.other {
             Some(other) if other.role == LineageRole::WayBack => self.way_back(other, active),
             Some(other) => self.candidate(other, claimed, active),
@@ -340,7 +338,7 @@ impl View<'_> {
         let wish = self.seen.wish.clone().or_else(|| self.wish_of_step(active, idle));
         if let Some(wish) = wish.filter(|_| self.traffic.widened.is_some()) {
             let plan = self.left(wish);
-            return plan.and(self.narrowed(active, Some(target.id()), Some(target.template)));
+            return plan.and(self.alone(active, Some(target.id()), Some(target.template)));
         }
         let plan = Plan::at(Phase::Warming).because(Reason::NewTemplate);
         let mut plan = match is_ready {

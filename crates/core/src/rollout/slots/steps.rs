@@ -149,28 +149,38 @@ impl View<'_> {
         })
     }
 
-    /// Traffic goes to a slot that it is not to go to any more: the pointer went back, or something else is wanted.
-    pub(super) fn off_course(&self, claimed: &LineagePointer, active: Slot) -> Option<Plan> {
-        let widened = self.traffic.widened.as_ref()?;
+    /// Whether traffic goes to a slot that it is not to go to any more: the pointer went back, or something else is wanted.
+    pub(super) fn is_off_course(&self, claimed: &LineagePointer, active: Slot) -> bool {
+        let Some(widened) = &self.traffic.widened else {
+            return false;
+        };
         let to = self.slot(active.other()).target.as_ref();
-        let to = to.filter(|target| target.id() == widened.target);
-        let is_wanted = self.pointer.other.is_none() && to == Some(&self.newest(claimed));
-        let is_of_spec = self.active_template(active) != self.spec.template;
-        if is_wanted && is_of_spec {
-            return None;
-        }
+        let Some(to) = to.filter(|target| target.id() == widened.target) else {
+            return true;
+        };
+        let is_in_place = self.lineage(active) == Some(&claimed.lineage);
+        let is_new_template = *to == self.newest(claimed) && to.template != self.active_template(active);
+        let is_wanted = match is_in_place {
+            true => self.pointer.other.is_none() && is_new_template,
+            false => to.lineage == claimed.lineage,
+        };
+        !is_wanted
+    }
+
+    /// Back from a step: traffic goes to what is selected, alone.
+    pub(super) fn narrowed(&self, claimed: &LineagePointer, active: Slot) -> Plan {
+        let to = self.slot(active.other()).target.as_ref();
+        // What is no longer wanted is no way back: its pods end, and send their clients away then.
         let left = to.filter(|target| target.lineage != claimed.lineage);
         let template = self.active_template(active);
         let returned_from = left
             .map(|target| target.template.clone())
             .filter(|left| *left != template);
-        // What is no longer wanted is no way back: its pods end, and send their clients away then.
-        let previous = left.map(Target::id);
-        Some(Plan::at(Phase::Returning).and(self.narrowed(active, previous, returned_from)))
+        Plan::at(Phase::Returning).and(self.alone(active, left.map(Target::id), returned_from))
     }
 
     /// What is selected answers alone again, once any of its pods can.
-    pub(super) fn narrowed(
+    pub(super) fn alone(
         &self,
         active: Slot,
         previous: Option<TargetId>,

@@ -11,7 +11,7 @@ impl View<'_> {
     /// A slot with that target and the wanted pods; through empty where it has another.
     pub(super) fn filled(&self, plan: Plan, slot: Slot, target: &Target) -> Plan {
         let seen = self.slot(slot);
-        let is_selected = self.answers(slot);
+        let is_selected = self.seen.selected() == Some(slot);
         match &seen.target {
             Some(has) if has == target => self.grown(plan, slot),
             // What answers is never made to be something else.
@@ -29,7 +29,7 @@ impl View<'_> {
 
     /// A slot without pods, once nobody asks them any more.
     pub(super) fn emptied(&self, mut plan: Plan, slot: Slot) -> Plan {
-        if self.answers(slot) || self.slot(slot).replicas == 0 {
+        if self.seen.selected() == Some(slot) || self.slot(slot).replicas == 0 {
             return plan;
         }
         if !self.is_previous(slot) {
@@ -53,10 +53,6 @@ impl View<'_> {
     pub(super) fn scaled(&self, plan: Plan, slot: Slot, replicas: u32) -> Plan {
         let differs = self.slot(slot).replicas != replicas;
         plan.and(differs.then_some(Action::Scale { slot, replicas }))
-    }
-
-    fn answers(&self, slot: Slot) -> bool {
-        [self.seen.selected(), self.seen.widened()].contains(&Some(slot))
     }
 
     pub(super) fn is_empty(&self, slot: Slot) -> bool {

@@ -169,6 +169,16 @@ fn a_share_that_fails_is_returned_from_and_what_never_stopped_answers_alone() {
 }
 
 #[test]
+fn a_step_to_what_the_pointer_claims_no_longer_is_taken_back() {
+    let mut cluster = flipped().at_step(10, 1, 20);
+    cluster.pointer.active.as_mut().expect("it was flipped").lineage = "c".to_owned().into();
+    cluster.check(21, Phase::Returning, &["select blue"]);
+    let mut gone = flipped().at_step(10, 1, 20);
+    gone.seen.green = empty("z", "one");
+    gone.check(21, Phase::Returning, &["select blue", "preview none"]);
+}
+
+#[test]
 fn a_persons_word_goes_back_from_a_step() {
     let mut cluster = flipped().at_step(10, 1, 20);
     cluster.seen.wish = Some(Wish {
