@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
-use serde_json::{Map, json};
+use serde_json::json;
 use support::{exact, made_vectors, random_rows, rows_of};
 use tempfile::TempDir;
 use verdigris_core::digest::Digest;

@@ -227,16 +227,13 @@ impl World {
         let Some(traffic) = &mut self.traffic else { return false };
         let widened = traffic.widened.take().expect("something was selected beside");
         let is_new = selection.returned_from.is_some() && selection.returned_from != traffic.returned_from;
-        let is_return = is_new
-            || self.pointer.other.as_ref().is_some_and(|other| {
-                let left = [&self.blue, &self.green]
-                    .into_iter()
-                    .filter_map(|place| place.seen.target.as_ref());
-                let left = left
-                    .filter(|target| target.id() == widened.target)
-                    .map(|target| &target.lineage);
-                other.role == LineageRole::Candidate && left.last() == Some(&other.lineage)
-            });
+        let is_left = |target: &&Target| target.id() == widened.target;
+        let places = [&self.blue, &self.green].into_iter();
+        let left = places.filter_map(|place| place.seen.target.as_ref()).find(is_left);
+        let candidate = self.pointer.other.as_ref();
+        let candidate = candidate.filter(|other| other.role == LineageRole::Candidate);
+        let candidate = candidate.map(|other| &other.lineage);
+        let is_return = is_new || (candidate.is_some() && candidate == left.map(|target| &target.lineage));
         if is_return {
             // Somebody may have resumed since.
             let is_held = self.pointer.promotion_hold.is_some() || hand.was_held;

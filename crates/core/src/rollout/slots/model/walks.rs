@@ -91,18 +91,20 @@ impl World {
             }
             Event::Fit(pods) => self.fit = pods,
             Event::Ticks(wait) => self.now = self.now.plus(wait),
-            Event::GivesUp => {
-                let other = self.pointer.other.as_ref();
-                let is_bad =
-                    |other: &&LineagePointer| other.role == LineageRole::Candidate && quality(&other.lineage) != 'g';
-                if other.filter(is_bad).is_some() {
-                    self.word(Event::Aborts);
-                }
-            }
+            Event::GivesUp => self.give_up(),
             word => self.word(word),
         }
         self.pointer.check().expect("consistent");
         self.check();
+    }
+
+    /// A candidate that gates speak against.
+    fn give_up(&mut self) {
+        let other = self.pointer.other.as_ref();
+        let is_bad = |other: &&LineagePointer| other.role == LineageRole::Candidate && quality(&other.lineage) != 'g';
+        if other.filter(is_bad).is_some() {
+            self.word(Event::Aborts);
+        }
     }
 
     fn active(&self) -> String {
