@@ -58,7 +58,7 @@ impl Remote {
 #[async_trait]
 impl Searchers for Remote {
     async fn seen(&self, name: &CollectionName) -> Seen {
-        let pod = self.pods.clone().get_pod(within(LOOK, GetPodRequest {})).await;
+        let pod = self.pods.clone().get_pod(within(LOOK, GetPodRequest::default())).await;
         match pod {
             Ok(pod) => seen(name, pod.into_inner().collections),
             Err(status) => {
