@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use verdigris_controller::metrics::ControllerMetrics;
-use verdigris_controller::{Controller, ControllerDeps, RolloutRpc, Searchers};
+use verdigris_controller::{Controller, ControllerDeps, RolloutRpc, Scope, Searchers};
 use verdigris_core::queries::LoggedQuery;
 use verdigris_indexer::metrics::IndexerMetrics;
 use verdigris_indexer::{AdminRpc, ForgetQueries, Indexer, IndexerDeps, IngestRpc, collect_garbage};
@@ -300,6 +300,7 @@ async fn start_controller(
         clock: parts.clock.clone(),
         metrics: ControllerMetrics::register(&start.registry)?,
         id,
+        scope: Scope::default(),
     };
     Ok(Controller::start(deps, tasks.clone()).await?)
 }
