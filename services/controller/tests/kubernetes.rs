@@ -11,10 +11,14 @@
 mod apiserver;
 #[path = "kubernetes/cluster.rs"]
 mod cluster;
+#[path = "kubernetes/indexer.rs"]
+mod indexer;
 #[path = "kubernetes/plugin.rs"]
 mod plugin;
 #[path = "kubernetes/search.rs"]
 mod search;
+#[path = "kubernetes/tenants.rs"]
+mod tenants;
 #[path = "kubernetes/world.rs"]
 mod world;
 
@@ -37,6 +41,7 @@ async fn rollouts_go_their_way_on_a_real_api() {
         no_room(server.world("room").await),
         plugin::every_verb_says_how_it_ended(server.world("plugin").await),
         deleted(server.world("end").await),
+        tenants::many_in_the_same_pods(server.world("tenants").await),
     );
 }
 
