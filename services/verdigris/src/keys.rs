@@ -101,7 +101,7 @@ const ROLES: &[Key] = &[
     Key {
         name: "search.idle",
         kind: Kind::Duration(Duration::from_secs(1), Duration::from_secs(30 * 24 * 3_600)),
-        default: Some("15min"),
+        default: Some("15 min"),
         doc: "A collection of a prefix that nobody has asked for so long is closed; the next request opens it again.",
     },
     Key {
