@@ -240,6 +240,7 @@ impl Owner {
         match (&pointer.other, &self.deps.scope.pace) {
             // Nobody is asked across a network about what needs no decision.
             (None, Pace::Far { .. }) => Seen::default(),
+            (None, Pace::Near) => searchers.seen_if_open(&self.name).await,
             // A way back that nobody has open had no answers to be judged by.
             (Some(other), Pace::Far { .. })
                 if other.role == LineageRole::WayBack && self.memory.return_wish.is_none() =>
