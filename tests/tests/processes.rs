@@ -319,7 +319,7 @@ fn a_demoted_search_process_sheds_its_connections_and_fails_no_search() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let mut pods = PodServiceClient::new(channel(&admin).await);
-        let before = pods.get_pod(GetPodRequest {}).await.unwrap().into_inner();
+        let before = pods.get_pod(GetPodRequest::default()).await.unwrap().into_inner();
         let stop = Arc::new(AtomicBool::new(false));
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
@@ -331,7 +331,14 @@ fn a_demoted_search_process_sheds_its_connections_and_fails_no_search() {
             "{before:?}"
         );
         let began = Instant::now();
-        while pods.get_pod(GetPodRequest {}).await.unwrap().into_inner().connections < CLIENTS {
+        while pods
+            .get_pod(GetPodRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
+            .connections
+            < CLIENTS
+        {
             assert!(began.elapsed() < PATIENCE, "clients are connected and not accepted");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -342,7 +349,7 @@ fn a_demoted_search_process_sheds_its_connections_and_fails_no_search() {
         let began = Instant::now();
         loop {
             // By its own connection, which stays: administration is not demoted.
-            let pod = pods.get_pod(GetPodRequest {}).await.unwrap().into_inner();
+            let pod = pods.get_pod(GetPodRequest::default()).await.unwrap().into_inner();
             if pod.told_to_go >= 2 * CLIENTS {
                 assert_eq!(pod.failed, 0);
                 assert!(pod.answered > 0);
@@ -356,7 +363,7 @@ fn a_demoted_search_process_sheds_its_connections_and_fails_no_search() {
         for client in clients {
             answered += client.await.unwrap();
         }
-        let after = pods.get_pod(GetPodRequest {}).await.unwrap().into_inner();
+        let after = pods.get_pod(GetPodRequest::default()).await.unwrap().into_inner();
         assert_eq!((after.answered - before.answered, after.failed), (answered, 0));
         assert!(answered > 0);
     });

@@ -19,11 +19,11 @@ const EDGES: [(&str, &[&str]); 13] = [
         "verdigris-indexer",
         &["core", "runtime", "proto", "engine", "embed", "store", "bus"],
     ),
-    // Its own tests start the executable, as the plugin of kubectl.
+    // The own tests of these two start the executable.
     ("verdigris-controller", &["core", "runtime", "proto", "store", "tests"]),
     (
         "verdigris-search",
-        &["core", "runtime", "proto", "engine", "embed", "store"],
+        &["core", "runtime", "proto", "engine", "embed", "store", "tests"],
     ),
     (
         "verdigris",

@@ -21,6 +21,13 @@ pub struct Tasks {
     running: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
+/// What the end of a task means that was not told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Reported,
+    Expected,
+}
+
 /// A task that ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 #[error("task {name} ended unexpectedly{}", cause.as_ref().map(|cause| format!(": {cause:#}")).unwrap_or_default())]
@@ -53,7 +60,20 @@ impl Tasks {
 
     /// Starts a task that runs until the token is cancelled; an earlier end, a panic among them, is reported.
     pub fn spawn(&self, name: impl Into<String>, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
-        let (name, token, ended) = (name.into(), self.token.clone(), self.ended.clone());
+        self.spawn_as(name.into(), End::Reported, task);
+    }
+
+    /// Starts a task that may have no more to do before the token is cancelled; only an error or a panic is reported.
+    pub fn spawn_passing(
+        &self,
+        name: impl Into<String>,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.spawn_as(name.into(), End::Expected, task);
+    }
+
+    fn spawn_as(&self, name: String, end: End, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        let (name, token, ended) = (name, self.token.clone(), self.ended.clone());
         let running = Running::begin(self.running.clone(), name.clone());
         let work = tokio::spawn(task);
         self.tracker.spawn(async move {
@@ -63,7 +83,8 @@ impl Tasks {
                 Ok(Err(error)) => Some(error),
                 Err(panic) => Some(anyhow::Error::new(panic)),
             };
-            if !token.is_cancelled() || cause.is_some() {
+            let is_early = end == End::Reported && !token.is_cancelled();
+            if is_early || cause.is_some() {
                 // The receiver is gone only when the process ends anyway.
                 let _ = ended.send(Ended { name, cause });
             }

@@ -242,7 +242,7 @@ pub async fn dead_rows(store: &dyn Store, manifest: &Manifest) -> Result<Vec<Roa
 /// Names of all collections, deleted ones among them until their name is free.
 pub async fn list(store: &dyn Store) -> Result<Vec<CollectionName>, StoreError> {
     let mut names = Vec::new();
-    for name in folders(store).await? {
+    for name in folders(store, "").await? {
         match store.get_range(&keys::pointer(&name), 0..0).await {
             Ok(_) => names.push(name),
             Err(error) if error.is_not_found() => {}
@@ -252,12 +252,13 @@ pub async fn list(store: &dyn Store) -> Result<Vec<CollectionName>, StoreError> 
     Ok(names)
 }
 
-/// Names that objects lie under, with or without a pointer: one step a collection, however many objects it has.
-pub(crate) async fn folders(store: &dyn Store) -> Result<Vec<CollectionName>, StoreError> {
+/// Names that begin with `prefix` and that objects lie under, with or without a pointer: one step a collection, however
+/// many objects it has.
+pub async fn folders(store: &dyn Store, prefix: &str) -> Result<Vec<CollectionName>, StoreError> {
     let mut names = Vec::new();
     let mut after: Option<String> = None;
     loop {
-        let page = store.list("", after.as_deref(), 1).await?;
+        let page = store.list(prefix, after.as_deref(), 1).await?;
         let Some(object) = page.first() else { return Ok(names) };
         after = Some(match object.key.split_once('/') {
             // The character after '/': past everything under this name.

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::StreamExt;
@@ -25,6 +26,9 @@ use crate::object::Store;
 const FILES_AT_ONCE: usize = 4;
 /// From this length on a file is hashed by all processors: below it, handing out the work costs more than it saves.
 const PARALLEL_BYTES_MIN: u64 = 1 << 20;
+
+/// With fewer files nobody looks which of them are gone.
+const FORGET_FROM: usize = 64;
 
 /// Digest of a file, through a mapping. Nobody may cut the file short meanwhile.
 pub fn digest_of_file(path: &Path) -> io::Result<Digest> {
@@ -67,6 +71,8 @@ type Slot = Arc<tokio::sync::Mutex<Option<Seen>>>;
 #[derive(Debug, Default)]
 pub struct VerifiedFiles {
     slots: Mutex<HashMap<PathBuf, Slot>>,
+    /// How many were left when those that are gone were last forgotten.
+    left: AtomicUsize,
     cache: Option<Arc<Cache>>,
 }
 
@@ -91,6 +97,7 @@ impl VerifiedFiles {
     pub fn with_cache(folder: &Path) -> io::Result<Self> {
         Ok(Self {
             slots: Mutex::default(),
+            left: AtomicUsize::new(0),
             cache: Some(Arc::new(Cache::open(folder)?)),
         })
     }
@@ -102,6 +109,7 @@ impl VerifiedFiles {
         cache.set_limit(bytes);
         Ok(Self {
             slots: Mutex::default(),
+            left: AtomicUsize::new(0),
             cache: Some(Arc::new(cache)),
         })
     }
@@ -193,9 +201,14 @@ impl VerifiedFiles {
         Cached { bytes, removed }
     }
 
-    /// Forgets files that are gone.
+    /// Forgets files that are gone, once there are twice as many as were left the last time: each is looked for, and a
+    /// process with thousands of small collections opens one after the other.
     pub fn forget_missing(&self) {
-        self.lock().retain(|path, _| path.exists());
+        let mut slots = self.lock();
+        if slots.len() > 2 * self.left.load(Ordering::Relaxed) + FORGET_FROM {
+            slots.retain(|path, _| path.exists());
+            self.left.store(slots.len(), Ordering::Relaxed);
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Slot>> {

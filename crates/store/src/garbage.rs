@@ -112,7 +112,7 @@ async fn delete_all(store: &dyn Store, name: &CollectionName) -> Result<u64, Sto
 /// after the pointer.
 pub async fn collect_strays(store: &dyn Store, now: Timestamp) -> Result<u64, StoreError> {
     let mut removed = 0;
-    for name in collection::folders(store).await? {
+    for name in collection::folders(store, "").await? {
         let objects = collection::list_all(store, &keys::folder(&name)).await?;
         if !objects.iter().all(|object| now.since(object.modified) > GRACE_NS) {
             continue;

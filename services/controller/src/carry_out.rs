@@ -60,7 +60,7 @@ impl Owner {
         let epoch = self.epoch;
         self.swing(|pointer, nonce, now| pointer.flip(epoch, flip, nonce, now))
             .await?;
-        self.deps.metrics.flipped(self.name.as_str(), "promote");
+        self.deps.metrics.flipped(self.counted_as(), "promote");
         tracing::info!(
             collection = %self.name, lineage = %flip.lineage, actor = flip.actor, reason = flip.reason,
             "a lineage was promoted"
@@ -73,7 +73,7 @@ impl Owner {
         self.swing(|pointer, nonce, now| pointer.return_to_way_back(epoch, flip, nonce, now))
             .await?;
         self.memory.return_wish = None;
-        self.deps.metrics.flipped(self.name.as_str(), "return");
+        self.deps.metrics.flipped(self.counted_as(), "return");
         tracing::warn!(
             collection = %self.name, lineage = %flip.lineage, actor = flip.actor, reason = flip.reason,
             stale = flip.stale, "the way back answers again; promotion is held"

@@ -10,14 +10,13 @@ pub mod kubernetes;
 pub mod metrics;
 mod owner;
 mod rpc;
+mod scope;
 mod shown;
 mod verdicts;
 
+use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use async_trait::async_trait;
 use tokio::sync::watch;
 use verdigris_core::gates::Measurements;
 use verdigris_core::manifest::LineageId;
@@ -28,12 +27,10 @@ use verdigris_runtime::shutdown::Tasks;
 use verdigris_store::{Store, StoreError, collection as objects};
 
 pub use rpc::RolloutRpc;
+pub use scope::{Pace, Scope, Wants, WantsOf};
 
 use crate::metrics::ControllerMetrics;
 use crate::owner::{Owner, Standing, Wishes};
-
-/// How often new collections are looked for.
-const LIST_EVERY: Duration = Duration::from_secs(1);
 
 /// What the search role says of a collection.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +48,11 @@ pub struct Seen {
 pub trait Searchers: Send + Sync {
     /// How far the lineages are.
     async fn seen(&self, name: &CollectionName) -> Seen;
+
+    /// The same where it is open somewhere: what nobody has open is not opened for it.
+    async fn seen_if_open(&self, name: &CollectionName) -> Seen {
+        self.seen(name).await
+    }
 
     /// Measures the other lineage; what went wrong in words.
     async fn measure(
@@ -73,6 +75,8 @@ pub struct ControllerDeps {
     pub metrics: ControllerMetrics,
     /// Name of this owner in pointers: `up/{instance}`.
     pub id: String,
+    /// Which collections are owned, and how.
+    pub scope: Scope,
 }
 
 /// A collection whose rollouts are owned.
@@ -96,25 +100,33 @@ impl Controller {
             tasks: tasks.clone(),
             owned: Mutex::default(),
         });
-        for name in objects::list(&*controller.deps.store).await? {
-            controller.own(&name);
-        }
+        controller.own_all().await?;
         let (looking, token) = (controller.clone(), tasks.token());
         tasks.spawn("rollouts of new collections", async move {
             loop {
                 tokio::select! {
                     () = token.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(LIST_EVERY) => {}
+                    () = tokio::time::sleep(looking.deps.scope.pace.list()) => {}
                 }
-                match objects::list(&*looking.deps.store).await {
-                    Ok(names) => names.iter().for_each(|name| {
-                        looking.own(name);
-                    }),
-                    Err(error) => tracing::warn!("collections cannot be listed: {error}"),
+                if let Err(error) = looking.own_all().await {
+                    tracing::warn!("collections cannot be listed: {error}");
                 }
             }
         });
         Ok(controller)
+    }
+
+    async fn own_all(self: &Arc<Self>) -> Result<(), StoreError> {
+        let scope = &self.deps.scope;
+        let names = match scope.pace {
+            Pace::Near => objects::list(&*self.deps.store).await?,
+            // Whether there is a pointer, the owner of each looks for itself.
+            Pace::Far { .. } => objects::folders(&*self.deps.store, &scope.prefix).await?,
+        };
+        for name in names.iter().filter(|name| name.as_str().starts_with(&scope.prefix)) {
+            self.own(name);
+        }
+        Ok(())
     }
 
     /// The rollout of a collection, owned from now on.
@@ -128,11 +140,9 @@ impl Controller {
         all.insert(name.clone(), owned.clone());
         let (controller, token) = (self.clone(), self.tasks.token());
         let name = name.clone();
-        self.tasks.spawn(format!("rollout of {name}"), async move {
+        self.tasks.spawn_passing(format!("rollout of {name}"), async move {
             owner.run(&token).await;
             controller.lock().remove(&name);
-            // A deleted collection has no more work; the end of this task is not the end of the process.
-            token.cancelled().await;
             Ok(())
         });
         owned
@@ -144,8 +154,18 @@ impl Controller {
         if known.is_some() {
             return known;
         }
+        if !name.as_str().starts_with(&self.deps.scope.prefix) {
+            return None;
+        }
         objects::pointer(&*self.deps.store, name).await.ok()?;
         Some(self.own(name))
+    }
+
+    /// How each rollout stands.
+    pub(crate) fn each(&self, mut look: impl FnMut(&CollectionName, &Standing)) {
+        for (name, owned) in &*self.lock() {
+            look(name, &owned.standing.borrow());
+        }
     }
 
     pub(crate) fn deps(&self) -> &ControllerDeps {

@@ -7,6 +7,8 @@ use verdigris_core::gates::{Gate, GateOutcome, Verdict};
 use verdigris_core::rollout::Phase;
 use verdigris_core::rollout::slots::Slot;
 
+use crate::kubernetes::resource::TenantsStatus;
+
 /// Bounds of the time until a cluster has followed a selector, in seconds.
 const SWAP_BUCKETS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 /// What moves of traffic are.
@@ -15,6 +17,9 @@ const KINDS: [&str; 2] = ["promote", "return"];
 const PROMOTABLE: [&str; 2] = ["true", "false"];
 /// What is counted of the pods of a slot.
 const STATES: [&str; 2] = ["wanted", "ready"];
+
+/// What is counted of the collections of a prefix.
+const TENANTS: [&str; 5] = ["all", "candidate", "refused", "held", "troubled"];
 
 /// Figures of all collections; labels are bounded by collections, phases, gates, slots and outcomes. On Kubernetes a
 /// collection goes by the name of its resource.
@@ -30,6 +35,7 @@ pub struct ControllerMetrics {
     swap: HistogramVec,
     looks: IntCounterVec,
     leader: IntGauge,
+    tenants: IntGaugeVec,
 }
 
 impl ControllerMetrics {
@@ -82,6 +88,7 @@ impl ControllerMetrics {
                 "Looks at Collections by what came of them: done, or what kept the controller from it; on Kubernetes",
                 &["outcome"],
             )?,
+            tenants: of_tenants(registry)?,
             leader: IntGauge::new(
                 "verdigris_controller_leader",
                 "1 while this process looks after the Collections of its namespace",
@@ -115,6 +122,7 @@ impl ControllerMetrics {
         self.pods.with_label_values(&["products", "blue", "ready"]);
         self.swap.with_label_values(&["products", "promote"]);
         self.looks.with_label_values(&["done"]);
+        self.tenants.with_label_values(&["products", "all"]);
     }
 
     pub(crate) fn stands(&self, name: &str, phase: Phase, is_held: bool) {
@@ -165,6 +173,13 @@ impl ControllerMetrics {
         }
     }
 
+    pub(crate) fn tenants(&self, name: &str, told: &TenantsStatus) {
+        let counts = [told.count, told.candidates, told.refused, told.held, told.troubled];
+        for (state, count) in TENANTS.into_iter().zip(counts) {
+            self.tenants.with_label_values(&[name, state]).set(i64::from(count));
+        }
+    }
+
     pub(crate) fn looked(&self, outcome: &str) {
         self.looks.with_label_values(&[outcome]).inc();
     }
@@ -190,10 +205,23 @@ impl ControllerMetrics {
             let _ = self.flips.remove_label_values(&[name, kind]);
             let _ = self.swap.remove_label_values(&[name, kind]);
         }
+        for state in TENANTS {
+            let _ = self.tenants.remove_label_values(&[name, state]);
+        }
         for promotable in PROMOTABLE {
             let _ = self.judged.remove_label_values(&[name, promotable]);
         }
         let _ = self.held.remove_label_values(&[name]);
         let _ = self.degraded.remove_label_values(&[name]);
     }
+}
+
+/// What is counted of the collections of a prefix.
+fn of_tenants(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
+    let help =
+        "Collections of a prefix: all, with a candidate, refused by gates, held, or in need of a person; on Kubernetes";
+    let tenants = Opts::new("verdigris_rollout_tenants", help);
+    let tenants = IntGaugeVec::new(tenants, &["collection", "state"])?;
+    registry.register(Box::new(tenants.clone()))?;
+    Ok(tenants)
 }

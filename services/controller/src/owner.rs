@@ -1,25 +1,24 @@
 //! The owner of one collection's rollouts: a loop of observing, planning and carrying out.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use verdigris_core::gates::{Measurements, judge};
 use verdigris_core::manifest::SettingsReference;
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::{EditRefused, Pointer};
-use verdigris_core::rollout::{Observation, Plan, ReturnWish, Spec, baseline, plan};
+use verdigris_core::pointer::{EditRefused, Hold, HoldKind, LineageRole, Pointer};
+use verdigris_core::rollout::{Observation, Phase, Plan, ReturnWish, Spec, baseline, plan};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_store::collection::SeenPointer;
 use verdigris_store::{CommitError, ReadError, collection as objects, commit};
 
-use crate::{ControllerDeps, Owned, Seen, verdicts};
+use crate::{ControllerDeps, Owned, Pace, Seen, Wants, verdicts};
 
-/// How often the pointer is looked at while there is another lineage, and while there is none.
-const LOOK: Duration = Duration::from_millis(50);
-const LOOK_SELDOM: Duration = Duration::from_millis(500);
+/// For how long one of many is attended to at a time, before others have their turn.
+const ATTENDED_FOR: Duration = Duration::from_secs(60);
 /// After an error.
 const RETRY: Duration = Duration::from_secs(1);
 /// Wishes that wait: people send them one at a time.
@@ -30,6 +29,10 @@ const WISHES_MAX: usize = 16;
 pub(crate) struct Standing {
     /// Sequence of the pointer that was looked at.
     pub(crate) sequence: u64,
+    /// What the other lineage is for, where there is one.
+    pub(crate) other: Option<LineageRole>,
+    /// Whether promotion is held.
+    pub(crate) is_held: bool,
     /// The newest plan; none before the first.
     pub(crate) plan: Option<Plan>,
     /// What the search role said.
@@ -44,6 +47,11 @@ pub(crate) struct Standing {
 pub(crate) enum Wish {
     /// Look at the pointer now.
     Look,
+    /// Claim the rollouts, also where nothing is to be done yet.
+    Claim {
+        /// Told when that is done.
+        noted: oneshot::Sender<()>,
+    },
     /// Do not go back after all: whoever asked has gone.
     Withdraw,
     /// Go back to the way back.
@@ -64,6 +72,10 @@ pub(crate) struct Owner {
     wishes: mpsc::Receiver<Wish>,
     standing: watch::Sender<Standing>,
     pub(crate) epoch: u64,
+    /// Whom to tell when the rollouts are claimed.
+    claiming: Vec<oneshot::Sender<()>>,
+    /// The place of one that is attended to, and since when.
+    place: Option<(OwnedSemaphorePermit, Instant)>,
     pointer: Option<SeenPointer>,
     spec: Option<(SettingsReference, Spec)>,
     /// What is remembered of the other lineage; forgotten when another takes its place.
@@ -82,6 +94,8 @@ impl Owner {
             wishes,
             standing,
             epoch: 0,
+            claiming: Vec::new(),
+            place: None,
             pointer: None,
             spec: None,
             memory: Observation::default(),
@@ -130,16 +144,29 @@ impl Owner {
             return Ok(None);
         }
         let Some(pointer) = self.pointer.as_ref().map(|seen| seen.pointer.clone()) else {
-            return Ok(Some(LOOK_SELDOM));
+            return Ok(Some(self.deps.scope.pace.seldom()));
         };
-        if self.epoch == 0 && pointer.active.is_some() {
+        if self.epoch == 0 && self.is_to_claim(&pointer) {
             self.claim().await?;
             return Ok(Some(Duration::ZERO));
         }
-        let spec = self.spec(&pointer).await?;
+        let (other, is_held) = (
+            pointer.other.as_ref().map(|other| other.role),
+            pointer.promotion_hold.is_some(),
+        );
+        self.standing.send_if_modified(|standing| {
+            (standing.other, standing.is_held) = (other, is_held);
+            false
+        });
+        if !self.is_attended(&pointer) {
+            return Ok(Some(self.deps.scope.pace.seldom()));
+        }
+        let settings = self.spec(&pointer).await?;
+        let Wants { spec, is_paused } = (self.deps.scope.wants)(settings);
+        let pointer = if is_paused { paused(pointer) } else { pointer };
         self.observe(&pointer).await?;
         let now = Timestamp(self.deps.clock.now_ns());
-        let seen = self.deps.searchers.seen(&self.name).await;
+        let seen = self.seen(&pointer).await;
         let measured = self.memory.measured.as_ref();
         let observation = Observation {
             other: seen.other.clone(),
@@ -149,13 +176,13 @@ impl Owner {
             ..self.memory.clone()
         };
         let planned = plan(&spec, &pointer, &observation, now);
-        self.deps
-            .metrics
-            .stands(self.name.as_str(), planned.phase, pointer.promotion_hold.is_some());
+        self.stands(planned.phase, &pointer);
         let actions = planned.actions.clone();
-        let wake_at = planned.wake_at;
+        let (phase, wake_at) = (planned.phase, planned.wake_at);
         self.standing.send_replace(Standing {
             sequence: pointer.sequence,
+            other,
+            is_held,
             plan: Some(planned),
             seen,
             spec,
@@ -168,7 +195,11 @@ impl Owner {
             self.pointer = None;
             return Ok(Some(Duration::from_millis(1)));
         }
-        let look = if pointer.other.is_some() { LOOK } else { LOOK_SELDOM };
+        let pace = &self.deps.scope.pace;
+        let look = match pointer.other {
+            Some(_) => pace.look(phase),
+            None => pace.seldom(),
+        };
         let wake = wake_at.map(|at| Duration::from_nanos(at.since(now).max(1_000_000) as u64));
         Ok(Some(wake.map_or(look, |wake| wake.min(look))))
     }
@@ -190,13 +221,85 @@ impl Owner {
 
     async fn claim(&mut self) -> Result<(), CommitError> {
         let (nonce, now) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()));
-        let id = self.deps.id.clone();
+        let (id, take_over) = (self.deps.id.clone(), self.deps.scope.take_over);
         let pointer = commit::swing(&*self.deps.store, &self.name, nonce.clone(), |pointer| {
-            pointer.claim_rollouts(&id, false, nonce.clone(), now)
+            pointer.claim_rollouts(&id, take_over, nonce.clone(), now)
         })
         .await?;
         self.epoch = pointer.owner.map_or(0, |owner| owner.epoch);
+        for noted in self.claiming.drain(..) {
+            // Whoever asked may have gone.
+            let _ = noted.send(());
+        }
         Ok(())
+    }
+
+    /// What the search role says, as far as a decision needs it.
+    async fn seen(&self, pointer: &Pointer) -> Seen {
+        let searchers = &self.deps.searchers;
+        match (&pointer.other, &self.deps.scope.pace) {
+            // Nobody is asked across a network about what needs no decision.
+            (None, Pace::Far { .. }) => Seen::default(),
+            (None, Pace::Near) => searchers.seen_if_open(&self.name).await,
+            // A way back that nobody has open had no answers to be judged by.
+            (Some(other), Pace::Far { .. })
+                if other.role == LineageRole::WayBack && self.memory.return_wish.is_none() =>
+            {
+                searchers.seen_if_open(&self.name).await
+            }
+            _ => searchers.seen(&self.name).await,
+        }
+    }
+
+    /// Of many tenants those are claimed of which something is to be decided: a controller that begins does not write to
+    /// each of a thousand pointers. One that is not claimed yet is decided about by nobody else than an earlier one, which
+    /// the claim will end.
+    fn is_to_claim(&self, pointer: &Pointer) -> bool {
+        let is_due = match self.deps.scope.pace {
+            Pace::Near => true,
+            Pace::Far { .. } => pointer.other.is_some() || !self.claiming.is_empty(),
+        };
+        is_due && pointer.active.is_some()
+    }
+
+    /// Whether this collection may be looked at closely, where few may at a time.
+    fn is_attended(&mut self, pointer: &Pointer) -> bool {
+        let Pace::Far { places, .. } = &self.deps.scope.pace else {
+            return true;
+        };
+        if !Pace::needs_place(pointer) {
+            self.place = None;
+            return true;
+        }
+        if let Some((_, since)) = &self.place {
+            let is_over = since.elapsed() > ATTENDED_FOR && self.measuring.is_none();
+            // Who takes a place back at once that nobody waits for goes on.
+            if is_over {
+                self.place = None;
+            }
+            return !is_over;
+        }
+        self.place = places
+            .clone()
+            .try_acquire_owned()
+            .ok()
+            .map(|place| (place, Instant::now()));
+        self.place.is_some()
+    }
+
+    fn stands(&mut self, phase: Phase, pointer: &Pointer) {
+        if !Pace::is_attended(phase) {
+            self.place = None;
+        }
+        if self.deps.scope.counted_as.is_none() {
+            let is_held = pointer.promotion_hold.is_some();
+            self.deps.metrics.stands(self.name.as_str(), phase, is_held);
+        }
+    }
+
+    /// The name that it is counted under.
+    pub(crate) fn counted_as(&self) -> &str {
+        self.deps.scope.counted_as.as_deref().unwrap_or(self.name.as_str())
     }
 
     async fn spec(&mut self, pointer: &Pointer) -> Result<Spec, CommitError> {
@@ -245,10 +348,10 @@ impl Owner {
                 let limits = self
                     .spec
                     .as_ref()
-                    .map(|(_, spec)| spec.gates.clone())
+                    .map(|(_, spec)| (self.deps.scope.wants)(spec.clone()).spec.gates)
                     .unwrap_or_default();
                 let verdict = judge(&limits, &measurements);
-                self.deps.metrics.judged(self.name.as_str(), &verdict);
+                self.deps.metrics.judged(self.counted_as(), &verdict);
                 let against: Vec<&str> = verdict.against().map(|gate| gate.gate.name()).collect();
                 tracing::info!(
                     collection = %self.name, lineage = %verdict.lineage, generation = verdict.generation,
@@ -269,6 +372,10 @@ impl Owner {
     fn note(&mut self, wish: Wish) {
         match wish {
             Wish::Look => self.pointer = None,
+            Wish::Claim { noted } if self.epoch > 0 => {
+                let _ = noted.send(());
+            }
+            Wish::Claim { noted } => self.claiming.push(noted),
             Wish::Withdraw => self.memory.return_wish = None,
             Wish::Return { wish, noted } => {
                 self.memory.return_wish = Some(wish);
@@ -287,4 +394,16 @@ impl Owner {
         self.pointer = None;
         !is_lost
     }
+}
+
+/// The pointer as it is planned by while nothing is to be promoted.
+fn paused(mut pointer: Pointer) -> Pointer {
+    let since = pointer.updated_at;
+    pointer.promotion_hold.get_or_insert_with(|| Hold {
+        kind: HoldKind::Promotion,
+        actor: "the spec".to_owned(),
+        reason: "rollout.paused is set".to_owned(),
+        since,
+    });
+    pointer
 }

@@ -17,7 +17,7 @@ use verdigris_store::{CommitError, ReadError, collection as objects, commit};
 
 use crate::owner::Wish;
 use crate::shown::{self, chain};
-use crate::{Controller, Owned};
+use crate::{Controller, Owned, Pace};
 
 /// How long an answer waits for what was asked to be so.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,12 +27,44 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The gRPC service.
 pub struct RolloutRpc {
     controller: Arc<Controller>,
+    /// The nonce of the one command that this is for.
+    nonce: Option<String>,
 }
 
 impl RolloutRpc {
     /// The service over the role.
     pub fn new(controller: Arc<Controller>) -> Self {
-        Self { controller }
+        Self {
+            controller,
+            nonce: None,
+        }
+    }
+
+    /// For one command, whose swing has this nonce: given twice it is carried out once.
+    pub(crate) fn for_command(controller: Arc<Controller>, nonce: String) -> Self {
+        let nonce = Some(nonce);
+        Self { controller, nonce }
+    }
+
+    /// Whether the pointer remembers the command.
+    pub(crate) async fn was_carried_out(&self, name: &CollectionName) -> Result<bool, Status> {
+        let pointer = self.pointer(name).await?;
+        Ok(self.nonce.as_ref().is_some_and(|nonce| pointer.remembers(nonce)))
+    }
+
+    /// Of many tenants those are claimed about which something is said.
+    async fn claim(&self, name: &CollectionName) {
+        let Pace::Far { .. } = self.controller.deps().scope.pace else {
+            return;
+        };
+        let Some(owned) = self.controller.owned(name).await else {
+            return;
+        };
+        let (noted, claimed) = oneshot::channel();
+        // Where it does not come about, the swing is refused and says who owns it.
+        if owned.wishes.send(Wish::Claim { noted }).await.is_ok() {
+            let _ = tokio::time::timeout(PATIENCE, claimed).await;
+        }
     }
 
     async fn owned(&self, collection: &str) -> Result<(CollectionName, Arc<Owned>), Status> {
@@ -72,7 +104,9 @@ impl RolloutRpc {
         edit: impl Fn(&Pointer, u64, String, Timestamp) -> Result<Pointer, EditRefused> + Send + Sync,
     ) -> Result<Pointer, Status> {
         let deps = self.controller.deps();
-        let (nonce, now) = (commit::nonce(), Timestamp(deps.clock.now_ns()));
+        self.claim(name).await;
+        let nonce = self.nonce.clone().unwrap_or_else(commit::nonce);
+        let now = Timestamp(deps.clock.now_ns());
         let swung = commit::swing(&*deps.store, name, nonce.clone(), |pointer| {
             let owner = pointer.owner.as_ref().filter(|owner| owner.id == deps.id);
             let epoch = owner.map(|owner| owner.epoch).ok_or_else(|| {

@@ -11,12 +11,16 @@
 mod apiserver;
 #[path = "kubernetes/cluster.rs"]
 mod cluster;
+#[path = "kubernetes/indexer.rs"]
+mod indexer;
 #[path = "kubernetes/plugin.rs"]
 mod plugin;
 #[path = "kubernetes/search.rs"]
 mod search;
 #[path = "kubernetes/steps.rs"]
 mod steps;
+#[path = "kubernetes/tenants.rs"]
+mod tenants;
 #[path = "kubernetes/world.rs"]
 mod world;
 
@@ -40,6 +44,7 @@ async fn rollouts_go_their_way_on_a_real_api() {
         steps::a_share_at_a_time(server.world("steps").await),
         plugin::every_verb_says_how_it_ended(server.world("plugin").await),
         deleted(server.world("end").await),
+        tenants::many_in_the_same_pods(server.world("tenants").await),
     );
 }
 

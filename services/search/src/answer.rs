@@ -65,6 +65,14 @@ pub(crate) fn status_of_not_served(name: &CollectionName, why: &NotServed) -> St
     }
 }
 
+/// A collection that is not there, or of which nobody knows.
+pub(crate) fn status_of_unknown(name: &CollectionName, error: &ReadError) -> Status {
+    match error {
+        ReadError::NoCollection(_) => status_of_not_served(name, &NotServed::Gone),
+        error => reason_of_read(error).status(chain(error)),
+    }
+}
+
 pub(crate) fn status_of_engine(error: &EngineError) -> Status {
     let reason = match error {
         EngineError::Dimension { .. } | EngineError::Coordinate { .. } => Reason::InvalidVector,

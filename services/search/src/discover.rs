@@ -5,23 +5,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use verdigris_core::names::CollectionName;
 use verdigris_store::{StoreError, collection as objects};
 
-use crate::following::Collections;
-use crate::{OPENING, Search};
+use crate::{LOOK_WAIT, OPENING, Search};
 
-/// Collections that are opened at once: each fetches several files at once.
-const AT_ONCE: usize = 4;
 /// How often collections are looked for, as so many looks at a pointer: a listing costs more than one.
 const LOOKS: u32 = 10;
 
 /// Opens what is to be followed, and looks again from time to time.
 pub(crate) async fn run(search: &Arc<Search>) {
     let mut known = BTreeSet::new();
-    let (places, mut opening) = (Arc::new(Semaphore::new(AT_ONCE)), JoinSet::new());
+    let mut opening = JoinSet::new();
     loop {
         match wanted(search).await {
             Ok(names) => {
@@ -32,11 +28,8 @@ pub(crate) async fn run(search: &Arc<Search>) {
                     }
                     // Before the next word of readiness: what is not open yet must not pass for ready.
                     search.deps.readiness.not_ready(name.as_str(), "it is being opened");
-                    let (search, places) = (search.clone(), places.clone());
-                    opening.spawn(async move {
-                        let _place = places.acquire().await;
-                        search.follow(&name).await;
-                    });
+                    let search = search.clone();
+                    opening.spawn(async move { search.follow(&name).fresh(LOOK_WAIT).await });
                 }
                 search.deps.readiness.ready(OPENING);
             }
@@ -55,10 +48,7 @@ pub(crate) async fn run(search: &Arc<Search>) {
 
 /// Collections that are there and are to be open before somebody asks.
 async fn wanted(search: &Search) -> Result<BTreeSet<CollectionName>, StoreError> {
-    let following = &search.deps.following.collections;
-    if let Collections::Prefix(_) = following {
-        return Ok(BTreeSet::new());
-    }
     let names = objects::list(&*search.deps.store).await?;
+    let following = &search.deps.following.collections;
     Ok(names.into_iter().filter(|name| following.has(name)).collect())
 }

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
 use verdigris_core::pointer::LineagePointer;
 use verdigris_core::timestamp::Timestamp;
 use verdigris_store::ReadError;
@@ -19,28 +18,46 @@ use crate::following::Start;
 use crate::lineages::{Followed, LineageState, LineageView, NotServed, Problem, Served};
 use crate::open::{of_read, open};
 use crate::standing;
+use crate::tenants;
 use crate::warm::warm;
 
 /// Between two tries after an error.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Follows the pointer until the token is cancelled or the collection is gone.
-pub(crate) async fn run(search: &Arc<Search>, followed: &Arc<Followed>, token: &CancellationToken) {
-    // Ending either drops the other: both are cancel safe.
-    tokio::select! {
-        () = follow_active(search, followed, token) => {}
-        () = follow_other(search, followed) => {}
+/// A collection of a prefix that nobody has used for so many looks is looked at again when somebody does: thousands that
+/// are open cost nothing then.
+const LOOKS_AWAKE: u32 = 10;
+
+/// Follows the pointer until the collection is gone. May be dropped at any time.
+pub(crate) async fn run(search: &Arc<Search>, followed: &Arc<Followed>) {
+    // Each release takes files and threads to open; those who wait for the first look wait in turn.
+    let place = search.opening.acquire().await;
+    tenants::make_room(search, followed).await;
+    let is_there = look(search, followed).await;
+    drop(place);
+    if !is_there {
+        search.forget(followed);
+    }
+    followed.usage.looked();
+    if is_there {
+        // Ending either drops the other: both are cancel safe.
+        tokio::select! {
+            () = follow_active(search, followed) => {}
+            () = follow_other(search, followed) => {}
+        }
     }
 }
 
-async fn follow_active(search: &Arc<Search>, followed: &Arc<Followed>, token: &CancellationToken) {
+async fn follow_active(search: &Arc<Search>, followed: &Arc<Followed>) {
     loop {
-        tokio::select! {
-            () = token.cancelled() => return,
-            () = tokio::time::sleep(pause(search.deps.poll)) => {}
+        tokio::time::sleep(pause(search.deps.poll)).await;
+        if tenants::is_for_tenants(search) {
+            followed.usage.used_within(LOOKS_AWAKE * search.deps.poll).await;
         }
-        if !look(search, followed).await {
-            search.forget(&followed.name);
+        let is_there = look(search, followed).await;
+        followed.usage.looked();
+        if !is_there {
+            search.forget(followed);
             return;
         }
         followed.forget_paged();
@@ -177,7 +194,11 @@ async fn gone(search: &Search, followed: &Followed) {
     search.deps.readiness.ready(followed.name.as_str());
 }
 
+/// One of many tenants is no reason to send requests for the others elsewhere.
 fn not_ready(search: &Search, followed: &Followed, problem: Problem) {
+    if tenants::is_for_tenants(search) {
+        return;
+    }
     search.deps.readiness.not_ready(followed.name.as_str(), problem.message);
 }
 

@@ -6,6 +6,8 @@ use verdigris_core::manifest::LineageId;
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{LineagePointer, Pointer};
 
+use crate::tenants::OpenLimits;
+
 /// What a process follows.
 #[derive(Debug, Clone, Default)]
 pub struct Following {
@@ -15,6 +17,8 @@ pub struct Following {
     pub collections: Collections,
     /// When collections are opened.
     pub start: Start,
+    /// When collections of a prefix are closed.
+    pub limits: OpenLimits,
 }
 
 /// Which collections a process opens.

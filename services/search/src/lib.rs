@@ -24,6 +24,8 @@ mod query;
 mod rpc;
 mod serving;
 mod standing;
+mod tenants;
+mod usage;
 mod warm;
 mod window;
 
@@ -43,7 +45,7 @@ use verdigris_proto::reason::Reason;
 use verdigris_runtime::clock::Clock;
 use verdigris_runtime::http::Readiness;
 use verdigris_runtime::shutdown::Tasks;
-use verdigris_store::{Store, StoreError, collection as objects};
+use verdigris_store::{ReadError, Store, StoreError, collection as objects};
 
 pub use following::{Collections, CollectionsError, Following, Start};
 pub use measurement_rpc::MeasurementRpc;
@@ -51,14 +53,22 @@ pub use pod_rpc::{PodDeps, PodRpc};
 pub use queries_rpc::QueryRpc;
 pub use rpc::SearchRpc;
 pub use serving::{LineageCondition, LineageFacts, Serving};
+pub use tenants::OpenLimits;
 pub use window::WindowFacts;
 
 use crate::lineages::Followed;
 use crate::log::QueryLog;
 use crate::metrics::SearchMetrics;
+use crate::open::QueryCaches;
+use crate::usage::InUse;
 
 /// Bytes of filter bitmaps that are kept.
 pub const FILTER_CACHE_BYTES: u64 = 128 << 20;
+
+/// Collections that are opened at once.
+const OPENING_AT_ONCE: usize = 4;
+/// How long a request waits for a look at a pointer that nobody has looked at for a while.
+const LOOK_WAIT: Duration = Duration::from_secs(1);
 
 /// The part that is not ready until collections are known.
 const OPENING: &str = "search";
@@ -123,6 +133,10 @@ pub struct Search {
     filters: FilterCache,
     threads: Arc<tokio::sync::Semaphore>,
     log: Arc<QueryLog>,
+    /// Collections that are opened at once: each fetches several files at once.
+    opening: tokio::sync::Semaphore,
+    /// Models of queries, shared by releases of the same: what was embedded for one is known to the others.
+    queries: QueryCaches,
     /// Held by whoever measures: two at once would measure each other.
     measuring: tokio::sync::Mutex<()>,
     followed: Mutex<BTreeMap<CollectionName, Arc<Followed>>>,
@@ -145,20 +159,28 @@ impl Search {
             filters,
             threads,
             log,
+            opening: tokio::sync::Semaphore::new(OPENING_AT_ONCE),
+            queries: QueryCaches::default(),
             measuring: tokio::sync::Mutex::default(),
             followed: Mutex::default(),
         });
         match search.deps.following.start {
             Start::First => {
                 for name in objects::list(&*search.deps.store).await? {
-                    search.follow(&name).await;
+                    search.follow(&name).fresh(LOOK_WAIT).await;
                 }
             }
             Start::Beside => {
                 search.deps.readiness.not_ready(OPENING, "collections are looked for");
                 let (opening, token) = (search.clone(), search.tasks.token());
                 search.tasks.spawn("opening of collections", async move {
-                    token.run_until_cancelled(discover::run(&opening)).await;
+                    let opened = async {
+                        match tenants::is_for_tenants(&opening) {
+                            true => tenants::run(&opening).await,
+                            false => discover::run(&opening).await,
+                        }
+                    };
+                    token.run_until_cancelled(opened).await;
                     Ok(())
                 });
             }
@@ -168,7 +190,7 @@ impl Search {
 
     /// Both lineages of a collection as this server has them; none where there is no such collection.
     pub async fn serving(self: &Arc<Self>, name: &CollectionName) -> Option<Serving> {
-        let followed = self.collection(name).await?;
+        let followed = self.collection(name).await.ok()?;
         Some(Serving::of(&followed.lineages()))
     }
 
@@ -184,7 +206,7 @@ impl Search {
         gone: impl Fn(&LoggedQuery) -> bool + Send,
     ) -> io::Result<usize> {
         // The first look at a collection reads its sample.
-        self.collection(name).await;
+        let _in_use = self.collection(name).await;
         self.log.delete(name, gone).await
     }
 
@@ -196,52 +218,62 @@ impl Search {
         }
     }
 
-    /// The collection, followed from its first use on; none where there is no such collection.
-    async fn collection(self: &Arc<Self>, name: &CollectionName) -> Option<Arc<Followed>> {
-        let known = self.lock().get(name).cloned();
-        if let Some(followed) = known {
-            return Some(followed);
-        }
-        if !self.deps.following.collections.has(name) {
-            return None;
-        }
-        // Only a collection that is there is followed, so that made-up names cost nothing.
-        objects::pointer(&*self.deps.store, name).await.ok()?;
-        Some(self.follow(name).await)
-    }
-
-    async fn follow(self: &Arc<Self>, name: &CollectionName) -> Arc<Followed> {
-        let (followed, is_new) = {
-            let mut all = self.lock();
-            let is_new = !all.contains_key(name);
-            (
-                all.entry(name.clone())
-                    .or_insert_with(|| Arc::new(Followed::new(name.clone())))
-                    .clone(),
-                is_new,
-            )
+    /// The collection, followed from its first use on.
+    ///
+    /// # Errors
+    /// There is no such collection, or nobody knows whether there is.
+    async fn collection(self: &Arc<Self>, name: &CollectionName) -> Result<InUse, ReadError> {
+        let known = self.lock().get(name).cloned().map(InUse::begin);
+        let in_use = match known {
+            Some(in_use) => in_use,
+            None if !self.deps.following.collections.has(name) => {
+                return Err(ReadError::NoCollection(name.clone()));
+            }
+            None => {
+                // Only a collection that is there is followed, so that made-up names cost nothing.
+                objects::pointer(&*self.deps.store, name).await?;
+                self.follow(name)
+            }
         };
-        // Whoever comes second waits for the first look as well.
-        followed
-            .first_look
-            .get_or_init(|| async {
-                follow::look(self, &followed).await;
-            })
-            .await;
-        if is_new {
-            let (search, followed, token) = (self.clone(), followed.clone(), self.tasks.token());
-            self.tasks.spawn(format!("search of {name}"), async move {
-                follow::run(&search, &followed, &token).await;
-                // A deleted collection has no more work; the end of this task is not the end of the process.
-                token.cancelled().await;
-                Ok(())
-            });
-        }
-        followed
+        in_use.fresh(LOOK_WAIT).await;
+        Ok(in_use)
     }
 
-    fn forget(&self, name: &CollectionName) {
-        self.lock().remove(name);
+    /// Follows a collection, by a task of its own: whoever asked first may go before it is open.
+    fn follow(self: &Arc<Self>, name: &CollectionName) -> InUse {
+        let mut all = self.lock();
+        if let Some(followed) = all.get(name) {
+            return InUse::begin(followed.clone());
+        }
+        let followed = Arc::new(Followed::new(name.clone()));
+        all.insert(name.clone(), followed.clone());
+        self.deps.metrics.open(all.len());
+        let in_use = InUse::begin(followed.clone());
+        drop(all);
+        let (search, token) = (self.clone(), self.tasks.token());
+        self.tasks.spawn_passing(format!("search of {name}"), async move {
+            let ended = followed.usage.ended.clone().drop_guard();
+            let following = followed.usage.ends.run_until_cancelled(follow::run(&search, &followed));
+            token.run_until_cancelled(following).await;
+            drop(ended);
+            Ok(())
+        });
+        in_use
+    }
+
+    /// The collection is gone from the store.
+    fn forget(&self, followed: &Arc<Followed>) {
+        let mut all = self.lock();
+        if all
+            .get(&followed.name)
+            .is_some_and(|known| Arc::ptr_eq(known, followed))
+        {
+            all.remove(&followed.name);
+            self.deps
+                .metrics
+                .forget(&followed.name, followed.lineages().answering());
+            self.deps.metrics.open(all.len());
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<CollectionName, Arc<Followed>>> {

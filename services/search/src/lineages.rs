@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 use verdigris_core::manifest::LineageId;
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{LineagePointer, LineageRole, ManifestReference};
@@ -23,6 +23,7 @@ use verdigris_store::Tag;
 use crate::Standstill;
 use crate::forgetting::Forgetting;
 use crate::hiding::Hidden;
+use crate::usage::Usage;
 use crate::window::Window;
 
 /// Releases that stay open for page tokens after a swap, and for how long.
@@ -94,7 +95,7 @@ pub(crate) struct Lineages {
 /// A collection that is followed.
 pub(crate) struct Followed {
     pub(crate) name: CollectionName,
-    pub(crate) first_look: OnceCell<()>,
+    pub(crate) usage: Usage,
     lineages: ArcSwap<Lineages>,
     /// Held by whoever makes the next handle of the one before.
     making: Mutex<()>,
@@ -192,6 +193,16 @@ impl Lineages {
         active.into_iter().chain(other).collect()
     }
 
+    /// The lineage that answers.
+    pub(crate) fn answering(&self) -> Option<&LineageId> {
+        self.window.as_ref().map(|window| window.lineage())
+    }
+
+    /// Bytes of the files of what is open.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.open().map(|served| served.release.manifest().bytes()).sum()
+    }
+
     /// What is open of a lineage.
     pub(crate) fn open_of(&self, lineage: &LineageId) -> Option<&Arc<Served>> {
         self.open().find(|served| served.lineage() == lineage)
@@ -273,7 +284,7 @@ impl Followed {
     pub(crate) fn new(name: CollectionName) -> Self {
         Self {
             name,
-            first_look: OnceCell::new(),
+            usage: Usage::default(),
             lineages: ArcSwap::from_pointee(Lineages::none(NotServed::Gone)),
             making: Mutex::new(()),
             seen: Mutex::new(None),

@@ -103,6 +103,18 @@ impl QueryLog {
         self.write(name, QuerySample::default()).await;
     }
 
+    /// Writes what came since, before the collection is closed.
+    pub(crate) async fn write_out(self: &Arc<Self>, name: &CollectionName) {
+        if let Err(error) = self.write_unwritten(name).await {
+            tracing::warn!(collection = %name, "the sample of asked queries was not written: {error}");
+        }
+    }
+
+    /// Keeps the sample in its file alone.
+    pub(crate) fn close(&self, name: &CollectionName) {
+        self.lock().remove(name);
+    }
+
     /// All queries that are kept, in the order of their texts: the same sample in the same order on each call.
     pub(crate) fn all(&self, name: &CollectionName) -> Vec<LoggedQuery> {
         let samples = self.lock();
@@ -161,9 +173,7 @@ impl QueryLog {
     async fn write_all(self: &Arc<Self>) {
         let names: Vec<CollectionName> = self.lock().keys().cloned().collect();
         for name in names {
-            if let Err(error) = self.write_unwritten(&name).await {
-                tracing::warn!(collection = %name, "the sample of asked queries was not written: {error}");
-            }
+            self.write_out(&name).await;
         }
     }
 

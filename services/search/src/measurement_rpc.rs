@@ -11,7 +11,9 @@ use verdigris_proto::search::measurement_service_server::MeasurementService;
 use verdigris_proto::search::{MeasureRequest, MeasureResponse};
 
 use crate::Search;
+use crate::answer::status_of_unknown;
 use crate::measure::{self, Wanted};
+use crate::tenants;
 
 /// The gRPC service.
 pub struct MeasurementRpc {
@@ -39,9 +41,11 @@ impl Search {
         generation: u64,
     ) -> Result<Measurements, Status> {
         let followed = self.collection(name).await;
-        let missing = || Reason::CollectionNotFound.status(format!("collection {name} does not exist"));
-        let followed = followed.ok_or_else(missing)?;
+        let followed = followed.map_err(|error| status_of_unknown(name, &error))?;
         let wanted = Wanted { lineage, generation };
+        if tenants::is_for_tenants(self) {
+            tenants::both_opened(&followed).await;
+        }
         measure::measure(self, &followed, &wanted).await
     }
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use verdigris_core::manifest::{LineageId, Manifest};
 use verdigris_core::names::CollectionName;
+
+use crate::tenants::Closed;
 
 /// Bounds of search durations in seconds.
 const SEARCH_BUCKETS: [f64; 12] = [
@@ -14,7 +16,7 @@ const SEARCH_BUCKETS: [f64; 12] = [
 /// Bounds of durations of measuring in seconds.
 const MEASURE_BUCKETS: [f64; 8] = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0];
 
-/// Figures of all collections; labels are bounded by the number of collections.
+/// Figures of all collections; labels are bounded by the number of collections that are open.
 #[derive(Clone)]
 pub struct SearchMetrics {
     generation: IntGaugeVec,
@@ -32,6 +34,8 @@ pub struct SearchMetrics {
     embed_seconds: HistogramVec,
     stale_seconds: GaugeVec,
     lineage: IntGaugeVec,
+    open: IntGauge,
+    closed: IntCounterVec,
 }
 
 impl SearchMetrics {
@@ -46,6 +50,7 @@ impl SearchMetrics {
             )
         };
         let (stale_seconds, lineage) = freshness(registry)?;
+        let (open, closed) = opening(registry)?;
         let metrics = Self {
             generation: gauge("verdigris_release_generation", "Generation that answers")?,
             documents: gauge("verdigris_release_documents", "Documents of the release that answers")?,
@@ -87,6 +92,8 @@ impl SearchMetrics {
             embed_seconds: seconds("verdigris_search_embed_seconds", "Duration of embedding a query")?,
             stale_seconds,
             lineage,
+            open,
+            closed,
         };
         registry.register(Box::new(metrics.generation.clone()))?;
         registry.register(Box::new(metrics.documents.clone()))?;
@@ -135,6 +142,7 @@ impl SearchMetrics {
         ] {
             counter.with_label_values(label);
         }
+        self.closed.with_label_values(&[Closed::Idle.name()]);
     }
 
     pub(crate) fn swapped(&self, name: &CollectionName, manifest: &Manifest, duration: Duration) {
@@ -165,6 +173,50 @@ impl SearchMetrics {
         self.lineage
             .with_label_values(&[name.as_str(), lineage.as_str()])
             .set(1);
+    }
+
+    /// A collection is not open any more: without figures of it, what comes and goes leaves nothing.
+    pub(crate) fn forget(&self, name: &CollectionName, lineage: Option<&LineageId>) {
+        let label = &[name.as_str()];
+        // What was never measured has no figure to be removed.
+        for gauge in [
+            &self.generation,
+            &self.documents,
+            &self.bytes,
+            &self.dead_rows,
+            &self.published_at,
+        ] {
+            let _ = gauge.remove_label_values(label);
+        }
+        for seconds in [
+            &self.swap_seconds,
+            &self.search_seconds,
+            &self.embed_seconds,
+            &self.measure_seconds,
+        ] {
+            let _ = seconds.remove_label_values(label);
+        }
+        for counter in [
+            &self.refresh_failures,
+            &self.flips,
+            &self.other_failures,
+            &self.queries_left_out,
+        ] {
+            let _ = counter.remove_label_values(label);
+        }
+        let _ = self.stale_seconds.remove_label_values(label);
+        if let Some(lineage) = lineage {
+            let _ = self.lineage.remove_label_values(&[name.as_str(), lineage.as_str()]);
+        }
+    }
+
+    /// So many collections are open.
+    pub(crate) fn open(&self, count: usize) {
+        self.open.set(count as i64);
+    }
+
+    pub(crate) fn closed(&self, why: Closed) {
+        self.closed.with_label_values(&[why.name()]).inc();
     }
 
     pub(crate) fn stale(&self, name: &CollectionName, stale: Duration) {
@@ -203,6 +255,19 @@ impl SearchMetrics {
             self.embed_seconds.with_label_values(label).observe(embed.as_secs_f64());
         }
     }
+}
+
+/// How many collections are open, and how many were closed.
+fn opening(registry: &Registry) -> Result<(IntGauge, IntCounterVec), prometheus::Error> {
+    let open = IntGauge::new("verdigris_search_open_collections", "Collections that are open")?;
+    let closed = Opts::new(
+        "verdigris_search_closed_total",
+        "Collections of a prefix that were closed: nobody used them, or others needed their room",
+    );
+    let closed = IntCounterVec::new(closed, &["why"])?;
+    registry.register(Box::new(open.clone()))?;
+    registry.register(Box::new(closed.clone()))?;
+    Ok((open, closed))
 }
 
 /// How old what answers is, and which lineage it is.

@@ -1,13 +1,14 @@
 //! Opening a release of a lineage: its manifest, its settings, its model, its files; and the first searches that warm
 //! it. Whatever an open release of either lineage has already is lent.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
 
+use verdigris_core::embedder::EmbedderIdentity;
 use verdigris_core::manifest::Manifest;
 use verdigris_core::pointer::LineagePointer;
 use verdigris_core::settings::Settings;
-use verdigris_embed::{QUERY_CACHE_ENTRIES, QueryCache};
+use verdigris_embed::{Embedder, QUERY_CACHE_ENTRIES, QueryCache};
 use verdigris_engine::release::open::OpenError;
 use verdigris_proto::reason::Reason;
 use verdigris_store::{ReadError, collection as objects};
@@ -47,7 +48,7 @@ pub(crate) async fn open(search: &Arc<Search>, followed: &Followed, named: &Line
         .filter(|served| served.release.manifest().embedder == manifest.embedder)
     {
         Some(served) => served.embedder.clone(),
-        None => query_embedder(search, &manifest, &settings).await?,
+        None => search.queries.of(search, &manifest, &settings).await?,
     };
     check_memory(search, &manifest)?;
     let previous = before.as_ref().map(|served| &served.release);
@@ -122,12 +123,53 @@ fn of_open(error: OpenError) -> Problem {
     }
 }
 
-/// Queries are embedded by the model that embedded the documents, or not at all (I-17).
+/// What embeds queries, by model.
+#[derive(Default)]
+pub(crate) struct QueryCaches(Mutex<Vec<(EmbedderIdentity, Weak<QueryCache>)>>);
+
+impl QueryCaches {
+    /// Queries are embedded by the model that embedded the documents, or not at all (I-17). Releases of one model share
+    /// what they remember, so that a thousand small collections do not remember for each.
+    async fn of(
+        &self,
+        search: &Arc<Search>,
+        manifest: &Manifest,
+        settings: &Settings,
+    ) -> Result<Option<Arc<QueryCache>>, Problem> {
+        if let Some(known) = self.known(&manifest.embedder) {
+            return Ok(Some(known));
+        }
+        let Some(embedder) = query_embedder(search, manifest, settings).await? else {
+            return Ok(None);
+        };
+        let mut caches = self.lock();
+        caches.retain(|(_, cache)| cache.strong_count() > 0);
+        // Somebody else may have been first.
+        let known = caches.iter().find(|(identity, _)| *identity == manifest.embedder);
+        if let Some(known) = known.and_then(|(_, cache)| cache.upgrade()) {
+            return Ok(Some(known));
+        }
+        let cache = Arc::new(QueryCache::new(embedder, QUERY_CACHE_ENTRIES));
+        caches.push((manifest.embedder.clone(), Arc::downgrade(&cache)));
+        Ok(Some(cache))
+    }
+
+    fn known(&self, identity: &EmbedderIdentity) -> Option<Arc<QueryCache>> {
+        let caches = self.lock();
+        let known = caches.iter().find(|(known, _)| known == identity);
+        known.and_then(|(_, cache)| cache.upgrade())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(EmbedderIdentity, Weak<QueryCache>)>> {
+        self.0.lock().expect("held for a moment only")
+    }
+}
+
 async fn query_embedder(
     search: &Arc<Search>,
     manifest: &Manifest,
     settings: &Settings,
-) -> Result<Option<Arc<QueryCache>>, Problem> {
+) -> Result<Option<Arc<dyn Embedder>>, Problem> {
     let (embedders, wanted) = (search.deps.embedders.clone(), settings.embedder.clone());
     let loaded = tokio::task::spawn_blocking(move || embedders.queries(&wanted)).await;
     let problem = |reason, message| Problem { reason, message };
@@ -144,7 +186,7 @@ async fn query_embedder(
         let ours = embedder.identity();
         return Err(mismatch(manifest, &format!("{}/{}", ours.provider, ours.model)));
     }
-    Ok(Some(Arc::new(QueryCache::new(embedder, QUERY_CACHE_ENTRIES))))
+    Ok(Some(embedder))
 }
 
 fn mismatch(manifest: &Manifest, ours: &str) -> Problem {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::{Request, Response, Status};
+use verdigris_core::names::CollectionName;
 use verdigris_proto::reason::Reason;
 use verdigris_proto::search::pod_service_server::PodService;
 use verdigris_proto::search::{DemoteRequest, GetPodRequest, Pod, PodCollection};
@@ -11,11 +12,15 @@ use verdigris_runtime::demotion::Demotion;
 use verdigris_runtime::metrics::{RpcMetrics, resident_bytes};
 
 use crate::Search;
+use crate::answer::status_of_unknown;
 use crate::lineages::{Followed, LineageState, LineageView, Lineages};
+use crate::tenants;
 use crate::window::WindowFacts;
 
 /// Methods that are searches and reads, by how their names begin.
 const SEARCHES: &str = "/verdigris.search.v1.SearchService/";
+/// Collections of a prefix that are told of at once: who wants to know of one names it.
+const TOLD_MAX: usize = 100;
 /// The longest time that a demotion holds without being asked again: one that is forgotten must not last.
 const DEMOTED_MAX: Duration = Duration::from_secs(60 * 60);
 
@@ -40,9 +45,20 @@ impl PodRpc {
         Self { search, deps }
     }
 
-    fn pod(&self) -> Pod {
+    /// Of this collection, or of all where none is named.
+    fn pod(&self, named: Option<&CollectionName>) -> Pod {
         let deps = &self.search.deps;
-        let followed: Vec<Arc<Followed>> = self.search.lock().values().cloned().collect();
+        let at_most = match tenants::is_for_tenants(&self.search) {
+            true => TOLD_MAX,
+            false => usize::MAX,
+        };
+        let (open_collections, followed): (usize, Vec<Arc<Followed>>) = {
+            let all = self.search.lock();
+            let told = all
+                .values()
+                .filter(|followed| named.is_none_or(|name| followed.name == *name));
+            (all.len(), told.take(at_most).cloned().collect())
+        };
         let (answered, failed) = self.deps.calls.calls(SEARCHES);
         let reasons = deps.readiness.reasons();
         let reasons: Vec<String> = reasons.iter().map(|(part, why)| format!("{part}: {why}")).collect();
@@ -63,6 +79,7 @@ impl PodRpc {
             not_ready_reason: reasons.join("; "),
             memory_bytes: resident_bytes().unwrap_or(0),
             memory_limit_bytes: deps.memory_limit.unwrap_or(0),
+            open_collections: open_collections as u64,
         }
     }
 }
@@ -103,8 +120,20 @@ fn collection(followed: &Followed, lineages: &Lineages, view: &LineageView<'_>) 
 
 #[tonic::async_trait]
 impl PodService for PodRpc {
-    async fn get_pod(&self, _request: Request<GetPodRequest>) -> Result<Response<Pod>, Status> {
-        Ok(Response::new(self.pod()))
+    async fn get_pod(&self, request: Request<GetPodRequest>) -> Result<Response<Pod>, Status> {
+        let request = request.into_inner();
+        if request.collection.is_empty() {
+            return Ok(Response::new(self.pod(None)));
+        }
+        let name: CollectionName = request
+            .collection
+            .parse()
+            .map_err(|error| Reason::InvalidCollection.status_for_field("collection", format!("{error}")))?;
+        if request.open {
+            let opened = self.search.collection(&name).await;
+            opened.map_err(|error| status_of_unknown(&name, &error))?;
+        }
+        Ok(Response::new(self.pod(Some(&name))))
     }
 
     async fn demote(&self, request: Request<DemoteRequest>) -> Result<Response<Pod>, Status> {
@@ -133,6 +162,6 @@ impl PodService for PodRpc {
                 if is { "told to go" } else { "stay" }
             );
         }
-        Ok(Response::new(self.pod()))
+        Ok(Response::new(self.pod(None)))
     }
 }

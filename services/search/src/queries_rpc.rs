@@ -15,8 +15,9 @@ use verdigris_proto::search::{
 };
 
 use crate::Search;
-use crate::answer::{chain, reason_of_read};
+use crate::answer::{chain, reason_of_read, status_of_unknown};
 use crate::golden::GoldenError;
+use crate::usage::InUse;
 
 /// Logged queries of an answer by default, and at most.
 const LOGGED: (u32, u32) = (100, 10_000);
@@ -34,15 +35,13 @@ impl QueryRpc {
         Self { search }
     }
 
-    /// The collection's name, if there is such a collection.
-    async fn named(&self, collection: &str) -> Result<CollectionName, Status> {
+    /// The collection, if there is such a collection: it stays open while its sample is looked at.
+    async fn named(&self, collection: &str) -> Result<InUse, Status> {
         let name: CollectionName = collection
             .parse()
             .map_err(|error| Reason::InvalidCollection.status_for_field("collection", format!("{error}")))?;
-        match self.search.collection(&name).await {
-            Some(_) => Ok(name),
-            None => Err(Reason::CollectionNotFound.status(format!("collection {name} does not exist"))),
-        }
+        let followed = self.search.collection(&name).await;
+        followed.map_err(|error| status_of_unknown(&name, &error))
     }
 
     async fn put(&self, name: &CollectionName, queries: &[GoldenQuery]) -> Result<u64, Status> {
@@ -94,9 +93,9 @@ impl QueryService for QueryRpc {
         request: Request<SetGoldenQueriesRequest>,
     ) -> Result<Response<SetGoldenQueriesResponse>, Status> {
         let request = request.into_inner();
-        let name = self.named(&request.collection).await?;
+        let followed = self.named(&request.collection).await?;
         let queries = parse(&request.content)?;
-        let version = self.put(&name, &queries).await?;
+        let version = self.put(&followed.name, &queries).await?;
         Ok(Response::new(SetGoldenQueriesResponse {
             version,
             queries: queries.len() as u32,
@@ -107,8 +106,8 @@ impl QueryService for QueryRpc {
         &self,
         request: Request<GetGoldenQueriesRequest>,
     ) -> Result<Response<GetGoldenQueriesResponse>, Status> {
-        let name = self.named(&request.into_inner().collection).await?;
-        let golden = crate::golden::read(&*self.search.deps.store, &name).await;
+        let followed = self.named(&request.into_inner().collection).await?;
+        let golden = crate::golden::read(&*self.search.deps.store, &followed.name).await;
         let golden = golden.map_err(|error| of_golden(&error))?;
         Ok(Response::new(GetGoldenQueriesResponse {
             version: golden.version,
@@ -121,11 +120,11 @@ impl QueryService for QueryRpc {
         &self,
         request: Request<ClearGoldenQueriesRequest>,
     ) -> Result<Response<ClearGoldenQueriesResponse>, Status> {
-        let name = self.named(&request.into_inner().collection).await?;
-        let before = crate::golden::read(&*self.search.deps.store, &name).await;
+        let followed = self.named(&request.into_inner().collection).await?;
+        let before = crate::golden::read(&*self.search.deps.store, &followed.name).await;
         // Damaged ones are taken away as well: that is how a person gets rid of them.
         let removed = before.map_or(0, |golden| golden.queries.len() as u32);
-        let version = self.put(&name, &[]).await?;
+        let version = self.put(&followed.name, &[]).await?;
         Ok(Response::new(ClearGoldenQueriesResponse { version, removed }))
     }
 
@@ -134,7 +133,7 @@ impl QueryService for QueryRpc {
         request: Request<GetQueryLogRequest>,
     ) -> Result<Response<GetQueryLogResponse>, Status> {
         let request = request.into_inner();
-        let name = self.named(&request.collection).await?;
+        let followed = self.named(&request.collection).await?;
         let limit = match request.limit {
             0 => LOGGED.0,
             limit if limit > LOGGED.1 => {
@@ -143,8 +142,8 @@ impl QueryService for QueryRpc {
             }
             limit => limit,
         };
-        let facts = self.search.log.facts(&name);
-        let queries = self.search.log.some(&name, limit as usize);
+        let facts = self.search.log.facts(&followed.name);
+        let queries = self.search.log.some(&followed.name, limit as usize);
         let logged = |query: verdigris_core::queries::LoggedQuery| LoggedQuery {
             text: query.text,
             filter: query.filter,
@@ -161,8 +160,8 @@ impl QueryService for QueryRpc {
         &self,
         request: Request<ClearQueryLogRequest>,
     ) -> Result<Response<ClearQueryLogResponse>, Status> {
-        let name = self.named(&request.into_inner().collection).await?;
-        let removed = self.search.log.delete(&name, |_| true).await;
+        let followed = self.named(&request.into_inner().collection).await?;
+        let removed = self.search.log.delete(&followed.name, |_| true).await;
         let unwritable = |error: std::io::Error| Reason::ReadOnly.status(format!("the sample's file: {error}"));
         Ok(Response::new(ClearQueryLogResponse {
             removed: removed.map_err(unwritable)? as u32,

@@ -16,11 +16,12 @@ use verdigris_runtime::deadline::Deadline;
 use verdigris_runtime::traces::ReleaseName;
 
 use crate::Search;
-use crate::answer::{document_json, release_info, status_of_engine, status_of_not_served};
+use crate::answer::{document_json, release_info, status_of_engine, status_of_not_served, status_of_unknown};
 use crate::line::Line;
 use crate::lineages::{Followed, Lineages, NotServed, Served};
 use crate::query::{self, Answer, Checked, check, lineage};
 use crate::serving;
+use crate::usage::InUse;
 
 /// How long a read waits for its position when its caller gives no deadline.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -38,12 +39,12 @@ impl SearchRpc {
         Self { search }
     }
 
-    async fn followed(&self, collection: &str) -> Result<Arc<Followed>, Status> {
+    async fn followed(&self, collection: &str) -> Result<InUse, Status> {
         let name: CollectionName = collection
             .parse()
             .map_err(|error| Reason::InvalidCollection.status_for_field("collection", format!("{error}")))?;
         let followed = self.search.collection(&name).await;
-        followed.ok_or_else(|| Reason::CollectionNotFound.status(format!("collection {name} does not exist")))
+        followed.map_err(|error| status_of_unknown(&name, &error))
     }
 
     /// Waits for a release that holds the position: read your writes. Ends a little before the caller's deadline; where

@@ -89,8 +89,8 @@ async fn written(world: &World, lineage: &str, generation: u64) -> Written {
 fn of_lineage(lineage: &str) -> Following {
     Following {
         lineage: Some(lineage.to_owned().into()),
-        collections: Collections::All,
         start: StartOf::Beside,
+        ..Following::default()
     }
 }
 
@@ -109,7 +109,10 @@ fn rpc(server: &Server) -> PodRpc {
 }
 
 async fn pod(rpc: &PodRpc) -> Pod {
-    rpc.get_pod(Request::new(GetPodRequest {})).await.unwrap().into_inner()
+    rpc.get_pod(Request::new(GetPodRequest::default()))
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 async fn ready(rpc: &PodRpc) -> Pod {
@@ -246,9 +249,9 @@ async fn a_pod_opens_the_collections_that_it_was_told() {
     let one = written(&world, "one", 3).await;
     world.name(&one, None).await;
     let following = Following {
-        lineage: None,
         collections: Collections::parse("elsewhere").unwrap(),
         start: StartOf::Beside,
+        ..Following::default()
     };
     let server = pod_of(&world, following).await;
     let told = ready(&rpc(&server)).await;

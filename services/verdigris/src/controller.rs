@@ -110,6 +110,7 @@ async fn deps(controller: &Controller, metrics: ControllerMetrics) -> anyhow::Re
             name: controller.lease.clone(),
         }),
         namespace: controller.namespace.clone(),
+        tenants_every: kubernetes::TENANTS_EVERY,
         identity: controller.identity.clone(),
     })
 }

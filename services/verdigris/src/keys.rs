@@ -2,6 +2,7 @@
 //! Keys of any process that serves are the runtime's; `docs/configuration.md` has both.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use verdigris_runtime::config::process::KEYS as PROCESS;
 use verdigris_runtime::config::units::ByteSize;
@@ -97,6 +98,18 @@ const ROLES: &[Key] = &[
         Kind::Text,
         "What a search process opens: names with commas between them, or a prefix with `*` behind it, opened on first use. Without it all.",
     ),
+    Key {
+        name: "search.idle",
+        kind: Kind::Duration(Duration::from_secs(1), Duration::from_secs(30 * 24 * 3_600)),
+        default: Some("15 min"),
+        doc: "A collection of a prefix that nobody has asked for so long is closed; the next request opens it again.",
+    },
+    Key {
+        name: "search.open_max",
+        kind: Kind::Count(1, 10_000),
+        default: Some("1000"),
+        doc: "Collections of a prefix that are open at once: the one that is unused longest is closed before another is opened.",
+    },
     key(
         "search.log",
         Kind::Switch,

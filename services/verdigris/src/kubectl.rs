@@ -18,6 +18,9 @@ use crate::output::{Format, Output, pairs, table};
 const NAME: &str = "kubectl-verdigris";
 /// How long the controller may take to answer a command; going back itself is tried for a minute.
 const ANSWER: Duration = Duration::from_secs(90);
+/// How lines of a tenant's history begin.
+const ANSWERED: &str = "answered:";
+
 /// Blue/green vector search on this cluster.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl verdigris", version, about)]
@@ -46,6 +49,9 @@ enum Asked {
     Status {
         /// Name of the Collection
         name: String,
+        /// One collection of its prefix, as its owner says
+        #[arg(long, value_name = "NAME", conflicts_with_all = ["watch", "wait"])]
+        tenant: Option<String>,
         /// Go on showing it until stopped
         #[arg(long)]
         watch: bool,
@@ -56,7 +62,7 @@ enum Asked {
         #[arg(long, value_name = "SECONDS", requires = "wait")]
         timeout: Option<u64>,
     },
-    /// Promote the candidate, as it was judged, and wait until it answers
+    /// Promote the candidate, as it was judged, and wait until it answers; a tenant's is not waited for
     Promote {
         #[command(flatten)]
         of: Named,
@@ -79,6 +85,9 @@ enum Asked {
     History {
         /// Name of the Collection
         name: String,
+        /// One collection of its prefix
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
     },
 }
 
@@ -87,7 +96,13 @@ enum Asked {
 struct Named {
     /// Name of the Collection
     name: String,
-    /// Target that is meant; that of the slot beside without it
+    /// Where the Collection has a prefix: the collection that is meant
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+    /// Where the Collection has a prefix: image and settings of its pods are meant
+    #[arg(long, conflicts_with = "tenant")]
+    pods: bool,
+    /// Target that is meant; that of the slot beside without it. Of a tenant its lineage
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
     /// Why; it is kept in the history, and shown as long as something is held
@@ -148,6 +163,11 @@ async fn asked(arguments: &Arguments, output: &Output) -> anyhow::Result<Exit> {
             output.answer(&all, |all| listed(all))?;
             Ok(Exit::Done)
         }
+        Asked::Status {
+            name,
+            tenant: Some(tenant),
+            ..
+        } => tenant_shown(&plugin, name, tenant, "", output).await,
         Asked::Status { name, watch: true, .. } => {
             let look = async || Ok(plugin.get(name).await?);
             looking::watch(output, look, |collection| json!(collection.status), shown).await
@@ -178,7 +198,11 @@ async fn asked(arguments: &Arguments, output: &Output) -> anyhow::Result<Exit> {
         Asked::Rollback(of) => said(&plugin, of, Verb::Rollback, &["wayBack"], output).await,
         Asked::Hold(of) => said(&plugin, of, Verb::Hold, &[], output).await,
         Asked::Resume(of) => said(&plugin, of, Verb::Resume, &[], output).await,
-        Asked::History { name } => {
+        Asked::History {
+            name,
+            tenant: Some(tenant),
+        } => tenant_shown(&plugin, name, tenant, ANSWERED, output).await,
+        Asked::History { name, .. } => {
             let status = plugin.get(name).await?.status.unwrap_or_default();
             output.answer(&status.history, |_| history(&status))?;
             Ok(Exit::Done)
@@ -194,7 +218,7 @@ async fn command(
     roles: &[&str],
     generation: Option<u64>,
 ) -> Result<Command, PluginError> {
-    let target = match (&of.target, roles.is_empty()) {
+    let target = match (&of.target, roles.is_empty() || of.tenant.is_some()) {
         (Some(target), _) => target.clone(),
         (None, true) => String::new(),
         (None, false) => {
@@ -216,6 +240,8 @@ async fn command(
         id: format!("{:032x}", rand::random::<u128>()),
         verb,
         target,
+        tenant: of.tenant.clone().unwrap_or_default(),
+        pods: of.pods,
         generation,
         actor: of.actor.clone().unwrap_or_else(user),
         reason: of.reason.clone(),
@@ -230,6 +256,33 @@ async fn said(plugin: &Plugin, of: &Named, verb: Verb, roles: &[&str], output: &
     Ok(if is_done { Exit::Done } else { Exit::Refused })
 }
 
+/// How a tenant stands: the lines of its owner's answer that begin so.
+async fn tenant_shown(
+    plugin: &Plugin,
+    name: &str,
+    tenant: &str,
+    begins: &str,
+    output: &Output,
+) -> anyhow::Result<Exit> {
+    let of = Named {
+        name: name.to_owned(),
+        tenant: Some(tenant.to_owned()),
+        pods: false,
+        target: None,
+        reason: String::new(),
+        actor: None,
+    };
+    let command = command(plugin, &of, Verb::Show, &[], None).await?;
+    let mut answer = plugin.ask(name, &command, ANSWER).await?;
+    let is_done = answer.outcome == "Done";
+    if is_done {
+        let lines = answer.message.lines().filter(|line| line.starts_with(begins));
+        answer.message = lines.collect::<Vec<_>>().join("\n");
+    }
+    output.answer(&answer, |answer| answer.message.clone())?;
+    Ok(if is_done { Exit::Done } else { Exit::Refused })
+}
+
 async fn promoted(
     plugin: &Plugin,
     of: &Named,
@@ -240,9 +293,10 @@ async fn promoted(
     let began = std::time::Instant::now();
     let command = command(plugin, of, Verb::Promote, &["candidate"], generation).await?;
     let answer = plugin.ask(&of.name, &command, ANSWER).await?;
-    if answer.outcome != "Done" {
+    if answer.outcome != "Done" || of.tenant.is_some() {
         output.answer(&answer, |answer| format!("{}: {}", answer.verb, answer.message))?;
-        return Ok(Exit::Refused);
+        let is_done = answer.outcome == "Done";
+        return Ok(if is_done { Exit::Done } else { Exit::Refused });
     }
     let look = async || plugin.get(&of.name).await;
     let is_active = |collection: &Collection| {
@@ -313,6 +367,15 @@ fn shown(collection: &Collection) -> String {
             format!("{} % to slot {} since {}", step.percent, step.slot, step.since),
         ));
     }
+    if let Some(tenants) = &status.tenants {
+        facts.push((
+            "tenants",
+            format!(
+                "{}: {} open, {} with a candidate, {} refused, {} held, {} in need of a person",
+                tenants.count, tenants.open, tenants.candidates, tenants.refused, tenants.held, tenants.troubled
+            ),
+        ));
+    }
     let mut text = pairs(&facts);
     let slot = |slot: &SlotStatus| {
         let generation = slot.generation.map(|generation| generation.to_string());
@@ -328,6 +391,14 @@ fn shown(collection: &Collection) -> String {
     let header = ["slot", "role", "ready", "lineage", "generation", "target"];
     text.push_str("\n\n");
     text.push_str(&table(&header, &["ready", "generation"], status.slots.iter().map(slot)));
+    let troubled = status.tenants.iter().flat_map(|tenants| &tenants.first_troubled);
+    let mut troubled = troubled
+        .map(|one| vec![one.name.clone(), one.phase.clone(), one.message.clone()])
+        .peekable();
+    if troubled.peek().is_some() {
+        text.push_str("\n\n");
+        text.push_str(&table(&["tenant", "phase", "message"], &[], troubled));
+    }
     if let Some(verdict) = &status.verdict {
         let word = match verdict.passed {
             true => "nothing speaks against it".to_owned(),

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tonic::Code;
 use tonic::transport::Channel;
 use verdigris_controller::{Searchers, Seen};
 use verdigris_core::gates::Measurements;
@@ -53,19 +54,32 @@ impl Remote {
             measurements: client.measurements(),
         }
     }
-}
 
-#[async_trait]
-impl Searchers for Remote {
-    async fn seen(&self, name: &CollectionName) -> Seen {
-        let pod = self.pods.clone().get_pod(within(LOOK, GetPodRequest {})).await;
+    /// How a collection is there; one of a prefix is opened first where that is asked for.
+    async fn look(&self, name: &CollectionName, open: bool) -> Seen {
+        let collection = name.to_string();
+        let request = GetPodRequest { collection, open };
+        let pod = self.pods.clone().get_pod(within(LOOK, request)).await;
         match pod {
             Ok(pod) => seen(name, pod.into_inner().collections),
+            // That process follows others.
+            Err(status) if status.code() == Code::NotFound => Seen::default(),
             Err(status) => {
                 tracing::warn!(collection = %name, code = ?status.code(), "the search process does not answer: {}", status.message());
                 Seen::default()
             }
         }
+    }
+}
+
+#[async_trait]
+impl Searchers for Remote {
+    async fn seen(&self, name: &CollectionName) -> Seen {
+        self.look(name, true).await
+    }
+
+    async fn seen_if_open(&self, name: &CollectionName) -> Seen {
+        self.look(name, false).await
     }
 
     async fn measure(

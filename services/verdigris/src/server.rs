@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use verdigris_controller::metrics::ControllerMetrics;
-use verdigris_controller::{Controller, ControllerDeps, RolloutRpc, Searchers};
+use verdigris_controller::{Controller, ControllerDeps, RolloutRpc, Scope, Searchers};
 use verdigris_core::queries::LoggedQuery;
 use verdigris_indexer::metrics::IndexerMetrics;
 use verdigris_indexer::{AdminRpc, ForgetQueries, Indexer, IndexerDeps, IngestRpc, collect_garbage};
@@ -32,8 +32,8 @@ use verdigris_runtime::shutdown::Tasks;
 use verdigris_runtime::tls::Tls;
 use verdigris_search::metrics::SearchMetrics;
 use verdigris_search::{
-    Collections, Downloaded, Following, MeasurementRpc, PodDeps, PodRpc, QueryRpc, Search, SearchDeps, SearchRpc,
-    Standstill, StandstillOf, Start as StartOf,
+    Collections, Downloaded, Following, MeasurementRpc, OpenLimits, PodDeps, PodRpc, QueryRpc, Search, SearchDeps,
+    SearchRpc, Standstill, StandstillOf, Start as StartOf,
 };
 
 use crate::access;
@@ -267,10 +267,23 @@ fn downloaded_by(fetched: IntCounter) -> Downloaded {
 
 fn following(values: &Values) -> anyhow::Result<Following> {
     let collections = values.text("search.collections").map(Collections::parse).transpose()?;
+    let collections = collections.unwrap_or_default();
+    let lineage = values.text("search.lineage");
+    anyhow::ensure!(
+        lineage.is_none() || !matches!(collections, Collections::Prefix(_)),
+        "search.lineage names a lineage of one collection, and search.collections is a prefix of many"
+    );
+    let usual = OpenLimits::default();
     Ok(Following {
-        lineage: values.text("search.lineage").map(|lineage| lineage.to_owned().into()),
-        collections: collections.unwrap_or_default(),
+        lineage: lineage.map(|lineage| lineage.to_owned().into()),
+        collections,
         start: StartOf::Beside,
+        limits: OpenLimits {
+            idle: values.duration("search.idle").unwrap_or(usual.idle),
+            open_max: values
+                .count("search.open_max")
+                .map_or(usual.open_max, |count| count as usize),
+        },
     })
 }
 
@@ -287,6 +300,7 @@ async fn start_controller(
         clock: parts.clock.clone(),
         metrics: ControllerMetrics::register(&start.registry)?,
         id,
+        scope: Scope::default(),
     };
     Ok(Controller::start(deps, tasks.clone()).await?)
 }

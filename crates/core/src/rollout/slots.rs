@@ -8,6 +8,7 @@
 
 mod conditions;
 mod plan;
+mod pods;
 mod readiness;
 mod reason;
 mod room;
@@ -25,6 +26,7 @@ use crate::timestamp::Timestamp;
 
 pub use self::conditions::{Condition, Role, conditions, role, slot_of};
 pub use self::plan::plan;
+pub use self::pods::{ALL_LINEAGES, pods_alone};
 pub use self::reason::Reason;
 pub use self::room::{Amount, Grant};
 pub use self::steps::{Steps, StepsError, Widened};

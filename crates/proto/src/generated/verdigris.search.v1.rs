@@ -325,8 +325,15 @@ pub mod measurement_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetPodRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetPodRequest {
+    /// Tells of this collection alone; of all that are open when empty, or of the first hundred where they are opened on use.
+    #[prost(string, tag = "1")]
+    pub collection: ::prost::alloc::string::String,
+    /// Opens it where it is not open, as a search of it would. It may not be open yet when this answers.
+    #[prost(bool, tag = "2")]
+    pub open: bool,
+}
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct DemoteRequest {
     /// How long, unless it is asked again.
@@ -366,6 +373,9 @@ pub struct Pod {
     pub memory_bytes: u64,
     #[prost(uint64, tag = "11")]
     pub memory_limit_bytes: u64,
+    /// How many collections are open, also where not all of them are told of.
+    #[prost(uint64, tag = "12")]
+    pub open_collections: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PodCollection {

@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::events::EventType;
 use serde_json::{Value, json};
+use verdigris_core::manifest::LineageId;
 use verdigris_core::pointer::EditRefused;
 use verdigris_core::rollout::slots::{Action, DEMOTED_FOR_NS, SHED_FOR_NS, Selection, Slot, TargetId, Widened, Wish};
 use verdigris_core::rollout::{self, Phase};
@@ -36,7 +37,10 @@ pub(crate) struct Hand<'a> {
     pub(crate) context: &'a Context,
     pub(crate) collection: &'a Collection,
     pub(crate) cluster: &'a Cluster,
-    pub(crate) claimed: &'a Claimed,
+    /// The pointer; none where pods have no lineage of their own.
+    pub(crate) claimed: Option<&'a Claimed>,
+    /// The epoch of this controller.
+    pub(crate) epoch: u64,
     pub(crate) looked: &'a mut Looked,
     pub(crate) now: Timestamp,
     /// Where the rollout stands.
@@ -55,12 +59,12 @@ impl Hand<'_> {
             Action::Fence => self.fence().await,
             Action::Scale { slot, replicas } => self.scale(*slot, *replicas).await,
             Action::SetTarget { slot, target } => {
-                let epoch = self.claimed.epoch;
+                let epoch = self.epoch;
                 let object = render::deployment(self.collection, *slot, target, epoch, self.now);
                 self.set_target(*slot, object).await
             }
             Action::Select(selection) => {
-                let object = render::selecting(self.collection, selection, self.claimed.epoch, self.now);
+                let object = render::selecting(self.collection, selection, self.epoch, self.now);
                 let done = self.apply_service(object).await;
                 if done.is_ok() {
                     self.moved(selection, memory).await;
@@ -93,7 +97,10 @@ impl Hand<'_> {
                 self.demote(*slot, Duration::ZERO, 1.0).await;
                 Ok(())
             }
-            Action::HoldPromotion(wish) => return self.hold(wish).await,
+            Action::HoldPromotion(wish) => match self.claimed {
+                Some(claimed) => return self.hold(claimed, wish).await,
+                None => self.hold_pods(Some(wish)).await,
+            },
             Action::Pointer(action) => return self.edit(action, memory).await,
         };
         match done {
@@ -129,7 +136,7 @@ impl Hand<'_> {
     }
 
     async fn create_services(&mut self) -> Result<(), kube::Error> {
-        let (name, epoch) = (self.name(), self.claimed.epoch);
+        let (name, epoch) = (self.name(), self.epoch);
         let preview = names::preview(&name);
         let made = self.create_service(&preview, epoch).await;
         match made {
@@ -148,7 +155,7 @@ impl Hand<'_> {
     }
 
     async fn fence(&mut self) -> Result<(), kube::Error> {
-        let (name, epoch) = (self.name(), self.claimed.epoch.to_string());
+        let (name, epoch) = (self.name(), self.epoch.to_string());
         for slot in Slot::ALL {
             if self.looked.place(slot).version.is_some() {
                 let patch = json!({"metadata": {"annotations": {names::EPOCH: epoch}}});
@@ -243,7 +250,7 @@ impl Hand<'_> {
         let name = names::preview(&self.name());
         match self.cluster.services.patch(&name, &merged(), &patch).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                self.create_service(&name, self.claimed.epoch).await.map(drop)
+                self.create_service(&name, self.epoch).await.map(drop)
             }
             patched => patched.map(drop),
         }
@@ -264,8 +271,8 @@ impl Hand<'_> {
         }
     }
 
-    async fn hold(&self, wish: &Wish) -> Result<Went, ReconcileError> {
-        let swung = self.claimed.swing(commit::nonce(), |pointer, epoch, nonce| {
+    async fn hold(&self, claimed: &Claimed, wish: &Wish) -> Result<Went, ReconcileError> {
+        let swung = claimed.swing(commit::nonce(), |pointer, epoch, nonce| {
             pointer.hold_promotion(epoch, &wish.actor, &wish.reason, nonce, self.now)
         });
         let went = went(swung.await.map(drop))?;
@@ -274,10 +281,22 @@ impl Hand<'_> {
         Ok(went)
     }
 
+    /// Holds image and settings of pods without a lineage of their own, or goes on.
+    pub(crate) async fn hold_pods(&mut self, wish: Option<&Wish>) -> Result<(), kube::Error> {
+        let held = wish.map(|wish| {
+            let since = self.now.to_string();
+            json!({"actor": wish.actor, "reason": wish.reason, "since": since}).to_string()
+        });
+        let patch = json!({"metadata": {"annotations": {names::HELD: held}}});
+        self.patch_service(patch).await
+    }
+
     async fn edit(&self, action: &rollout::Action, memory: &mut Memory) -> Result<Went, ReconcileError> {
         use rollout::Action as Edit;
         let (nonce, now) = (commit::nonce(), self.now);
-        let claimed = self.claimed;
+        let Some(claimed) = self.claimed else {
+            return Ok(Went::Otherwise);
+        };
         match action {
             Edit::Level { lineage } => {
                 memory.observation.leveling_since = Some(now);
@@ -294,7 +313,7 @@ impl Hand<'_> {
                 went(edit.await.map(drop))
             }
             Edit::Measure { lineage, generation } => {
-                self.measure(memory, lineage, *generation);
+                self.measure(memory, claimed, lineage, *generation);
                 Ok(Went::Done)
             }
             Edit::Flip(flip) => {
@@ -332,7 +351,7 @@ impl Hand<'_> {
     }
 
     /// Begins to measure on one pod of the slot that holds the lineage.
-    fn measure(&self, memory: &mut Memory, lineage: &verdigris_core::manifest::LineageId, generation: u64) {
+    fn measure(&self, memory: &mut Memory, claimed: &Claimed, lineage: &LineageId, generation: u64) {
         let is_of = |slot: &Slot| {
             let target = self.looked.place(*slot).seen.target.as_ref();
             target.is_some_and(|target| target.lineage == *lineage)
@@ -345,7 +364,7 @@ impl Hand<'_> {
             return;
         };
         let (pods, lineage) = (self.context.deps.pods.clone(), lineage.clone());
-        let name = self.claimed.name.to_string();
+        let name = claimed.name.to_string();
         memory.measuring = Some(tokio::spawn(async move {
             pods.measure(&address, &name, &lineage, generation).await
         }));

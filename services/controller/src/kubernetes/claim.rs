@@ -61,7 +61,7 @@ impl Claimed {
 }
 
 /// Settings with what is given instead; what is wrong in words.
-fn with(mut spec: Spec, given: &RolloutSpec) -> Result<Spec, String> {
+pub(super) fn with(mut spec: Spec, given: &RolloutSpec) -> Result<Spec, String> {
     let rollout = &mut spec.rollout;
     if let Some(promotion) = given.promotion {
         rollout.promotion = match promotion {

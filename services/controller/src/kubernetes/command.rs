@@ -22,6 +22,8 @@ pub enum Verb {
     Hold,
     /// Go on.
     Resume,
+    /// Say how a tenant stands.
+    Show,
 }
 
 impl Verb {
@@ -33,6 +35,7 @@ impl Verb {
             Self::Rollback => "rollback",
             Self::Hold => "hold",
             Self::Resume => "resume",
+            Self::Show => "show",
         }
     }
 }
@@ -48,6 +51,12 @@ pub struct Command {
     /// The target that is promoted, given up, or gone back to.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub target: String,
+    /// The collection of a prefix that is meant; `target` is a lineage of it then.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tenant: String,
+    /// Whether image and settings of the pods of a prefix are meant.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pods: bool,
     /// At which generation the candidate was judged when that person looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
@@ -96,6 +105,7 @@ pub(crate) fn judge(command: &Command, pointer: &Pointer, seen: &Seen, judged: O
         return done("it is done");
     }
     match command.verb {
+        Verb::Show => refused("its status says how it stands"),
         Verb::Hold => Judged::Asks(Deed::Hold),
         Verb::Resume if pointer.promotion_hold.is_none() => refused("promotion is not held"),
         Verb::Resume => Judged::Asks(Deed::Resume),

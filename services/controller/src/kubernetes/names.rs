@@ -39,6 +39,8 @@ pub(crate) const PERCENT: &str = "verdigris.dev/widened-percent";
 pub(crate) const WIDENED_SINCE: &str = "verdigris.dev/widened-since";
 /// Annotation of the active Service: a template that was returned from.
 pub(crate) const RETURNED_FROM: &str = "verdigris.dev/returned-from";
+/// Annotation of the active Service: who holds image and settings of pods without a lineage of their own.
+pub(crate) const HELD: &str = "verdigris.dev/held";
 /// Annotation: epoch of the controller that wrote last.
 pub(crate) const EPOCH: &str = "verdigris.dev/epoch";
 /// Annotation of a Collection: what a person asks for.

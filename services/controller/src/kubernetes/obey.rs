@@ -47,7 +47,11 @@ pub(crate) async fn obey(
     memory.command = Some((command.id.clone(), since));
     let judged = memory.observation.measured.as_ref();
     let judged = judged.map(|measured| measured.candidate.generation);
-    let (answer, is_moved) = match command::judge(&command, pointer, seen, judged) {
+    let judged = match of_tenant(memory, &command).await {
+        Some(answer) => Judged::Says(answer),
+        None => command::judge(&command, pointer, seen, judged),
+    };
+    let (answer, is_moved) = match judged {
         Judged::Says(answer) => (answer, false),
         Judged::Asks(Deed::GoBack(_)) if hand.now.since(since) >= GO_BACK_FOR_NS => {
             let text = "the way back did not become ready within a minute: traffic stays where it is";
@@ -70,23 +74,28 @@ pub(crate) async fn obey(
     Ok((Some((command, answer)), is_moved))
 }
 
+/// What is said to a command that is not about image, settings or lineage of all pods.
+async fn of_tenant(memory: &mut Memory, command: &Command) -> Option<Answer> {
+    let refused = |text: &str| Some(Answer::Refused(text.to_owned()));
+    match (&mut memory.tenants, command.tenant.is_empty()) {
+        (None, true) => None,
+        (None, false) => refused("this Collection is one collection and has no tenants"),
+        (Some(_), true) if command.pods => None,
+        (Some(_), true) => refused("this Collection has a prefix: say of which tenant, or that its pods are meant"),
+        (Some(tenants), false) => Some(tenants.ask(command).await),
+    }
+}
+
 async fn done(hand: &mut Hand<'_>, command: &Command, deed: Deed) -> Result<Answer, ReconcileError> {
     let (nonce, now) = (command::nonce(command), hand.now);
     let (actor, reason) = (&command.actor, &command.reason);
-    let claimed = hand.claimed.clone();
+    let Some(claimed) = hand.claimed.cloned() else {
+        return done_to_pods(hand, command, deed).await;
+    };
     let swung = match deed {
-        Deed::ApproveTarget { slot, target } => {
-            let note = format!("{target} {actor}");
-            hand.patch_deployment(slot, json!({"metadata": {"annotations": {names::APPROVED: note}}}))
-                .await?;
-            return Ok(Answer::Done("it is promoted once its pods are ready".to_owned()));
+        Deed::ApproveTarget { .. } | Deed::GiveUpPrevious | Deed::GoBack(Wish { .. }) => {
+            return done_to_pods(hand, command, deed).await;
         }
-        Deed::GiveUpPrevious => {
-            hand.patch_service(json!({"metadata": {"annotations": {names::PREVIOUS: null}}}))
-                .await?;
-            return Ok(Answer::Done("the way back is given up".to_owned()));
-        }
-        Deed::GoBack(Wish { .. }) => return Ok(Answer::Pending(String::new())),
         Deed::Approve { lineage, generation } => {
             let edit = claimed.swing(nonce, |pointer, epoch, nonce| {
                 pointer.approve(epoch, &lineage, generation, actor, nonce, now)
@@ -119,4 +128,38 @@ async fn done(hand: &mut Hand<'_>, command: &Command, deed: Deed) -> Result<Answ
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What is done without a pointer.
+async fn done_to_pods(hand: &mut Hand<'_>, command: &Command, deed: Deed) -> Result<Answer, ReconcileError> {
+    let answer = match deed {
+        Deed::ApproveTarget { slot, target } => {
+            let note = format!("{target} {}", command.actor);
+            hand.patch_deployment(slot, json!({"metadata": {"annotations": {names::APPROVED: note}}}))
+                .await?;
+            Answer::Done("it is promoted once its pods are ready".to_owned())
+        }
+        Deed::GiveUpPrevious => {
+            hand.patch_service(json!({"metadata": {"annotations": {names::PREVIOUS: null}}}))
+                .await?;
+            Answer::Done("the way back is given up".to_owned())
+        }
+        Deed::GoBack(Wish { .. }) => Answer::Pending(String::new()),
+        Deed::Hold => {
+            let wish = Wish {
+                actor: command.actor.clone(),
+                reason: command.reason.clone(),
+            };
+            hand.hold_pods(Some(&wish)).await?;
+            Answer::Done("it is done".to_owned())
+        }
+        Deed::Resume => {
+            hand.hold_pods(None).await?;
+            Answer::Done("it is done".to_owned())
+        }
+        Deed::Approve { .. } | Deed::Drop { .. } => {
+            Answer::Refused("pods without a lineage of their own have none to promote or to give up".to_owned())
+        }
+    };
+    Ok(answer)
 }

@@ -10,7 +10,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use verdigris_core::manifest::LineageId;
-use verdigris_core::rollout::slots::{Grant, PodReport, PodSeen, Slot, SlotSeen, Target, TargetId, Traffic, Widened};
+use verdigris_core::rollout::slots::{
+    ALL_LINEAGES, Grant, PodReport, PodSeen, Slot, SlotSeen, Target, TargetId, Traffic, Widened, Wish,
+};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_proto::search::Pod as Said;
 
@@ -49,6 +51,10 @@ pub(crate) struct Looked {
     pub(crate) grants: Vec<Grant>,
     /// Version of the active Service.
     pub(crate) version: Option<String>,
+    /// Who holds pods without a lineage of their own, and since when.
+    pub(crate) held: Option<(Wish, Timestamp)>,
+    /// Collections that are open in the pod that has the most of them open.
+    pub(crate) open: u64,
 }
 
 /// A slot, its Deployment's version, and where its pods are.
@@ -65,6 +71,8 @@ pub(crate) struct PodPlace {
     pub(crate) name: String,
     pub(crate) address: Option<String>,
     pub(crate) answered: Option<u64>,
+    /// Collections that it has open.
+    pub(crate) open: u64,
 }
 
 impl Looked {
@@ -83,7 +91,7 @@ impl Looked {
     }
 }
 
-/// Looks at everything of a Collection, whose name in the store is `collection`.
+/// Looks at everything of a Collection, whose name in the store is `collection`: that of all where it is a prefix.
 pub(crate) async fn look(
     cluster: &Cluster,
     pods: &dyn Pods,
@@ -118,12 +126,17 @@ pub(crate) async fn look(
     );
     let version = active.as_ref().and_then(ResourceExt::resource_version);
     let preview = preview.as_ref().and_then(selected);
+    let held = active.as_ref().and_then(held);
+    let places = blue.pods.iter().chain(&green.pods);
+    let open = places.map(|pod| pod.open).max().unwrap_or(0);
     Ok(Looked {
         blue,
         green,
         traffic: active.map(|active| traffic(&active, preview, &slices.items)),
         grants,
         version,
+        held,
+        open,
     })
 }
 
@@ -174,6 +187,7 @@ async fn place(deployment: Option<&Deployment>, all: &[&Pod], pods: &dyn Pods, c
             name: pod.name_any(),
             address,
             answered: said.as_ref().map(|said| said.answered),
+            open: said.as_ref().map_or(0, |said| said.open_collections),
         });
         place.seen.pods.push(PodSeen {
             name: pod.name_any(),
@@ -220,7 +234,26 @@ fn refused(status: &DeploymentStatus) -> Option<String> {
     Some(failure.message.clone().unwrap_or_default())
 }
 
+/// A process that opens what is asked for: ready when it says so, whatever it has open. Of its answers it tells how many
+/// there were and how many failed.
+fn report_of_process(said: &Said) -> PodReport {
+    PodReport {
+        lineage: ALL_LINEAGES.to_owned().into(),
+        generation: 0,
+        is_warm: said.ready,
+        problem: Some(said.not_ready_reason.clone()).filter(|why| !said.ready && !why.is_empty()),
+        is_demoted: said.demoted,
+        requests: said.answered,
+        errors: said.failed,
+        p50_ms: 0.0,
+        p99_ms: 0.0,
+    }
+}
+
 fn report(said: &Said, collection: &str) -> PodReport {
+    if collection == ALL_LINEAGES {
+        return report_of_process(said);
+    }
     let open = said.collections.iter().find(|open| open.collection == collection);
     let problem = open
         .map(|open| open.problem.clone())
@@ -265,6 +298,18 @@ fn traffic(active: &Service, preview: Option<TargetId>, slices: &[EndpointSlice]
         endpoints: endpoints(slices),
         epoch: note(names::EPOCH).and_then(|text| text.parse().ok()).unwrap_or(0),
     }
+}
+
+/// What [`names::HELD`] says.
+fn held(active: &Service) -> Option<(Wish, Timestamp)> {
+    let text = active.annotations().get(names::HELD)?;
+    let held: serde_json::Value = serde_json::from_str(text).ok()?;
+    let of = |key: &str| held[key].as_str().unwrap_or_default().to_owned();
+    let (actor, reason) = (of("actor"), of("reason"));
+    Some((
+        Wish { actor, reason },
+        Timestamp::parse(&of("since")).unwrap_or_default(),
+    ))
 }
 
 /// Names of the pods that get requests.

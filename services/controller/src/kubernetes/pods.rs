@@ -27,6 +27,9 @@ pub trait Pods: Send + Sync {
     /// How the pod at this address is.
     async fn get(&self, address: &str) -> Result<Pod, String>;
 
+    /// How a collection is there, opened first where that is asked for and it is not open.
+    async fn of(&self, address: &str, collection: &str, open: bool) -> Result<Pod, String>;
+
     /// Tells it to send that share of its clients away for a time; a time of nothing ends it.
     async fn demote(&self, address: &str, time: Duration, share: f64) -> Result<(), String>;
 
@@ -109,8 +112,16 @@ impl GrpcPods {
 #[async_trait]
 impl Pods for GrpcPods {
     async fn get(&self, address: &str) -> Result<Pod, String> {
+        self.of(address, "", false).await
+    }
+
+    async fn of(&self, address: &str, collection: &str, open: bool) -> Result<Pod, String> {
         let mut client = PodServiceClient::new(self.channel(address)?);
-        let answer = client.get_pod(self.request(GetPodRequest {}, CALL));
+        let request = GetPodRequest {
+            collection: collection.to_owned(),
+            open,
+        };
+        let answer = client.get_pod(self.request(request, CALL));
         let answer = tokio::time::timeout(CALL, answer).await;
         let answer = answer.map_err(|_| format!("no answer within {} s", CALL.as_secs()))?;
         answer

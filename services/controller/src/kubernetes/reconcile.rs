@@ -13,16 +13,18 @@ use verdigris_core::gates::{Measurements, judge};
 use verdigris_core::manifest::LineageId;
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{EditRefused, Pointer};
-use verdigris_core::rollout::slots::{self, Action, Plan, Seen, Spec, Steps, TargetId};
+use verdigris_core::rollout::slots::{self, ALL_LINEAGES, Action, Plan, Seen, Spec, Steps, TargetId, pods_alone};
 use verdigris_core::rollout::{Observation, Phase};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_store::{CommitError, ReadError, Store, collection as objects, commit};
 
 use super::act::{Hand, Went};
-use super::claim::{Claimed, claim};
+use super::claim::{Claimed, claim, with};
+use super::command::Answer;
 use super::obey::obey;
 use super::observe::{Cluster, Looked, look};
 use super::resource::{Collection, CollectionStatus, StoreSpec};
+use super::tenants::{self, Tenants};
 use super::{Context, names, render, status};
 use crate::metrics::ControllerMetrics;
 use crate::verdicts;
@@ -40,12 +42,16 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Memory {
     store: Option<(StoreSpec, Arc<dyn Store>)>,
-    epoch: Option<u64>,
+    /// What the epoch was claimed on.
+    which: Option<Which>,
+    pub(crate) epoch: Option<u64>,
     /// Another owner took over: this process never claims again by itself.
-    is_lost: bool,
+    pub(crate) is_lost: bool,
     pub(crate) observation: Observation,
     of: Option<LineageId>,
     pub(crate) measuring: Option<JoinHandle<Result<Measurements, String>>>,
+    /// The owners of the collections of a prefix.
+    pub(crate) tenants: Option<Tenants>,
     /// What pods have answered, and since when that is so.
     answered: BTreeMap<String, u64>,
     quiet_since: Option<Timestamp>,
@@ -98,6 +104,8 @@ pub(crate) enum ReconcileError {
     Store(String),
     #[error("{0}")]
     Spec(String),
+    #[error("another controller has a higher epoch; this one acts again after a restart")]
+    Superseded,
     #[error("the finalizer")]
     Finalizer(#[source] Box<kube::runtime::finalizer::Error<ReconcileError>>),
 }
@@ -119,6 +127,7 @@ impl ReconcileError {
             Self::Commit(CommitError::Refused(EditRefused::OwnedBy(_) | EditRefused::LostOwnership { .. })) => {
                 ("OwnedByAnother", "owned_by_another")
             }
+            Self::Superseded => ("OwnedByAnother", "owned_by_another"),
             Self::Read(ReadError::NoCollection(_)) | Self::Commit(CommitError::Read(ReadError::NoCollection(_))) => {
                 ("NoCollection", "no_collection")
             }
@@ -162,7 +171,7 @@ async fn let_go(collection: &Collection, context: &Context) -> Result<Requeue, R
     let memory = context.memories.of(key(collection));
     let memory = memory.lock().await;
     if let (Some((_, store)), Some(epoch)) = (&memory.store, memory.epoch)
-        && let Ok(name) = collection.spec.collections.name.parse::<CollectionName>()
+        && let Ok(Which::One(name)) = which(collection)
     {
         let claimed = Claimed {
             store: store.clone(),
@@ -194,10 +203,12 @@ async fn one(api: &Api<Collection>, known: &Collection, context: &Context) -> Re
     }
     let memory = context.memories.of(key(&collection));
     let mut memory = memory.lock().await;
-    match step(&collection, context, &mut memory).await {
+    match step(api, &collection, context, &mut memory).await {
         Ok((requeue, told)) => {
-            status::measure(&context.deps.metrics, &collection.name_any(), &told);
-            status::write(api, &collection, told).await?;
+            if let Some(told) = told {
+                status::measure(&context.deps.metrics, &collection.name_any(), &told);
+                status::write(api, &collection, told).await?;
+            }
             context.deps.metrics.looked("done");
             Ok(Requeue::requeue(requeue))
         }
@@ -218,33 +229,46 @@ async fn one(api: &Api<Collection>, known: &Collection, context: &Context) -> Re
 }
 
 async fn step(
+    api: &Api<Collection>,
     collection: &Collection,
     context: &Context,
     memory: &mut Memory,
-) -> Result<(Duration, CollectionStatus), ReconcileError> {
-    let clock = &context.deps.clock;
-    let claimed = claimed(collection, context, memory).await?;
-    let pointer = objects::pointer(&*claimed.store, &claimed.name).await?.pointer;
-    let spec = claimed.spec(&pointer, &collection.spec.rollout).await?;
-    let spec = Spec {
-        rollout: spec.map_err(ReconcileError::Spec)?,
-        template: render::template(&collection.spec),
-        replicas: u32::try_from(collection.spec.pods.replicas).unwrap_or(1),
-        steps: Steps::new(collection.spec.rollout.steps.clone())
-            .map_err(|error| ReconcileError::Spec(format!("spec.rollout.steps: {error}")))?,
-        is_paused: collection.spec.rollout.paused,
+) -> Result<(Duration, Option<CollectionStatus>), ReconcileError> {
+    let Some(ground) = ground(api, collection, context, memory).await? else {
+        return Ok((AT_ONCE, None));
     };
+    let Ground {
+        which,
+        store,
+        claimed,
+        epoch,
+    } = ground;
     let cluster = Cluster::new(&context.deps.client, &names::namespace(collection));
     let name = collection.name_any();
-    let mut looked = look(&cluster, &*context.deps.pods, collection, claimed.name.as_str()).await?;
-    let now = Timestamp(clock.now_ns());
-    observe(memory, &claimed, &spec, &pointer, (context, collection), now).await?;
-    let mut seen = seen(&looked, memory, claimed.epoch, now);
+    let read = match &claimed {
+        Some(claimed) => Some(objects::pointer(&*store, &claimed.name).await?.pointer),
+        None => None,
+    };
+    let known_as = claimed.as_ref().map_or(ALL_LINEAGES, |claimed| claimed.name.as_str());
+    let mut looked = look(&cluster, &*context.deps.pods, collection, known_as).await?;
+    let held = looked.held.as_ref().map(|(wish, since)| (wish, *since));
+    let pointer = read.unwrap_or_else(|| pods_alone(held));
+    let spec = spec(collection, claimed.as_ref(), &pointer).await?;
+    let now = Timestamp(context.deps.clock.now_ns());
+    if let Some(claimed) = &claimed {
+        observe(memory, claimed, &spec, &pointer, (context, collection), now).await?;
+    }
+    let mut seen = seen(&looked, memory, epoch, now);
+    if let Which::Many(prefix) = &which {
+        tenants::tend(memory, (context, collection), (&store, prefix), &looked, &seen).await?;
+    }
+    let open = looked.open;
     let mut hand = Hand {
         context,
         collection,
         cluster: &cluster,
-        claimed: &claimed,
+        claimed: claimed.as_ref(),
+        epoch,
         looked: &mut looked,
         now,
         phase: Phase::Empty,
@@ -259,7 +283,12 @@ async fn step(
         plan.actions.clear();
     }
     let mut told = status::status(collection, &pointer, &seen, &plan, now);
+    if let Some(tenants) = &memory.tenants {
+        tenants.tell(&mut told, context, collection, open);
+    }
+    let mut is_pending = false;
     if let Some((command, answer)) = &answer {
+        is_pending = matches!(answer, Answer::Pending(_));
         status::answered(&mut told, command, answer);
     }
     hand.phase = plan.phase;
@@ -269,7 +298,45 @@ async fn step(
             break;
         }
     }
-    Ok((next_look(&plan, is_moved, now), told))
+    let next = next_look(&plan, is_moved, now);
+    Ok((if is_pending { next.min(SOON) } else { next }, Some(told)))
+}
+
+/// What this controller works on, and by which epoch.
+struct Ground {
+    which: Which,
+    store: Arc<dyn Store>,
+    /// The pointer; none where there are many.
+    claimed: Option<Claimed>,
+    epoch: u64,
+}
+
+/// None where an epoch was just taken, and all is to be looked at again.
+async fn ground(
+    api: &Api<Collection>,
+    collection: &Collection,
+    context: &Context,
+    memory: &mut Memory,
+) -> Result<Option<Ground>, ReconcileError> {
+    let which = which(collection).map_err(ReconcileError::Spec)?;
+    let store = opened(collection, context, memory, &which).await?;
+    let (claimed, epoch) = match &which {
+        Which::One(name) => {
+            let claimed = claimed(collection, context, memory, (&store, name)).await?;
+            let epoch = claimed.epoch;
+            (Some(claimed), epoch)
+        }
+        Which::Many(_) => match tenants::epoch(api, collection, memory).await? {
+            Some(epoch) => (None, epoch),
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(Ground {
+        which,
+        store,
+        claimed,
+        epoch,
+    }))
 }
 
 /// Notes how long the cluster took to follow the newest move of traffic that this process made.
@@ -298,8 +365,55 @@ fn next_look(plan: &Plan, is_moved: bool, now: Timestamp) -> Duration {
     wake.map_or(look, |wake| wake.min(look))
 }
 
-/// The pointer, claimed once in the life of this process.
-async fn claimed(collection: &Collection, context: &Context, memory: &mut Memory) -> Result<Claimed, ReconcileError> {
+/// What a Collection is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// This collection.
+    One(CollectionName),
+    /// Those whose names begin so.
+    Many(String),
+}
+
+fn which(collection: &Collection) -> Result<Which, String> {
+    let given = &collection.spec.collections;
+    match (&given.name, &given.prefix) {
+        (Some(name), None) => {
+            let name = name.parse().map_err(|error| format!("spec.collections.name: {error}"));
+            name.map(Which::One)
+        }
+        (None, Some(prefix)) => match format!("{prefix}a").parse::<CollectionName>() {
+            Ok(_) if !prefix.is_empty() => Ok(Which::Many(prefix.clone())),
+            Ok(_) => Err("spec.collections.prefix is empty: every collection of the store would be meant".to_owned()),
+            Err(error) => Err(format!("spec.collections.prefix: no name begins so: {error}")),
+        },
+        _ => Err("spec.collections: give either a name or a prefix".to_owned()),
+    }
+}
+
+/// What is wanted.
+async fn spec(collection: &Collection, claimed: Option<&Claimed>, pointer: &Pointer) -> Result<Spec, ReconcileError> {
+    let given = &collection.spec.rollout;
+    let rollout = match claimed {
+        Some(claimed) => claimed.spec(pointer, given).await?,
+        None => with(verdigris_core::rollout::Spec::default(), given),
+    };
+    let steps = Steps::new(given.steps.clone());
+    Ok(Spec {
+        rollout: rollout.map_err(ReconcileError::Spec)?,
+        template: render::template(&collection.spec),
+        replicas: u32::try_from(collection.spec.pods.replicas).unwrap_or(1),
+        steps: steps.map_err(|error| ReconcileError::Spec(format!("spec.rollout.steps: {error}")))?,
+        is_paused: given.paused,
+    })
+}
+
+/// The store, opened once. Epochs are of what they were claimed on.
+async fn opened(
+    collection: &Collection,
+    context: &Context,
+    memory: &mut Memory,
+    which: &Which,
+) -> Result<Arc<dyn Store>, ReconcileError> {
     if memory.is_lost {
         let text = "another owner of rollouts took over; this controller acts again after a restart";
         return Err(ReconcileError::Spec(text.to_owned()));
@@ -309,25 +423,37 @@ async fn claimed(collection: &Collection, context: &Context, memory: &mut Memory
         let store = (context.deps.open_store)(wanted.clone()).await;
         let store = store.map_err(ReconcileError::Store)?;
         memory.store = Some((wanted.clone(), store));
-        memory.epoch = None;
+        memory.which = None;
+    }
+    if memory.which.as_ref() != Some(which) {
+        memory.which = Some(which.clone());
+        (memory.epoch, memory.tenants) = (None, None);
     }
     let Some((_, store)) = &memory.store else {
         return Err(ReconcileError::Store("it is closed".to_owned()));
     };
-    let name: Result<CollectionName, _> = collection.spec.collections.name.parse();
-    let name = name.map_err(|error| ReconcileError::Spec(format!("spec.collections.name: {error}")))?;
+    Ok(store.clone())
+}
+
+/// The pointer, claimed once in the life of this process.
+async fn claimed(
+    collection: &Collection,
+    context: &Context,
+    memory: &mut Memory,
+    (store, name): (&Arc<dyn Store>, &CollectionName),
+) -> Result<Claimed, ReconcileError> {
     let epoch = match memory.epoch {
         Some(epoch) => epoch,
         None => {
             let id = format!("controller/{}/{}", names::namespace(collection), collection.name_any());
             let now = Timestamp(context.deps.clock.now_ns());
-            claim(&**store, &name, &id, collection.spec.rollout.take_over, now).await?
+            claim(&**store, name, &id, collection.spec.rollout.take_over, now).await?
         }
     };
     memory.epoch = Some(epoch);
     Ok(Claimed {
         store: store.clone(),
-        name,
+        name: name.clone(),
         epoch,
     })
 }

@@ -4,7 +4,7 @@
 //! reason for a rollout.
 
 use serde_json::{Map, Value, json};
-use verdigris_core::rollout::slots::{Selection, Slot, Target, TemplateId, Traffic, Widened};
+use verdigris_core::rollout::slots::{ALL_LINEAGES, Selection, Slot, Target, TemplateId, Traffic, Widened};
 use verdigris_core::timestamp::Timestamp;
 
 use super::resource::{Collection, CollectionSpec, PodsSpec};
@@ -184,7 +184,8 @@ fn environment(spec: &CollectionSpec, target: &Target) -> Vec<Value> {
     set("STORE_REGION", store.region.clone());
     set("STORE_ENDPOINT", store.endpoint.clone());
     set("STORE_PATH_STYLE", store.path_style.map(|yes| yes.to_string()));
-    set("SEARCH_COLLECTIONS", Some(spec.collections.name.clone()));
+    let prefix = spec.collections.prefix.as_ref().map(|prefix| format!("{prefix}*"));
+    set("SEARCH_COLLECTIONS", spec.collections.name.clone().or(prefix));
     set("CACHE_FOLDER", Some(format!("{FOLDER}/cache")));
     set("CACHE_LIMIT", spec.pods.cache.as_deref().and_then(cache_limit));
     let (has_tokens, has_tls) = (spec.pods.token_secret.is_some(), spec.pods.tls_secret.is_some());
@@ -199,8 +200,11 @@ fn environment(spec: &CollectionSpec, target: &Target) -> Vec<Value> {
         variables.insert(name.clone(), Value::String(value.clone()));
     }
     // Nobody overrides what makes a slot a slot.
-    let lineage = Value::String(target.lineage.to_string());
-    variables.insert("VERDIGRIS_SEARCH_LINEAGE".to_owned(), lineage);
+    variables.remove("VERDIGRIS_SEARCH_LINEAGE");
+    if target.lineage.as_str() != ALL_LINEAGES {
+        let lineage = Value::String(target.lineage.to_string());
+        variables.insert("VERDIGRIS_SEARCH_LINEAGE".to_owned(), lineage);
+    }
     variables
         .into_iter()
         .map(|(name, value)| json!({"name": name, "value": value}))
@@ -331,6 +335,34 @@ mod tests {
             .iter()
             .filter(|entry| entry["name"] == "VERDIGRIS_SEARCH_LINEAGE");
         assert_eq!(lineage.map(|entry| entry["value"].clone()).collect::<Vec<_>>(), ["l"]);
+    }
+
+    #[test]
+    fn pods_of_a_prefix_follow_no_lineage_whatever_their_environment_says() {
+        let mut spec = collection().spec;
+        spec.collections = serde_json::from_value(json!({"prefix": "tenant-"})).expect("a prefix");
+        let name = "VERDIGRIS_SEARCH_LINEAGE".to_owned();
+        spec.pods.environment.insert(name, "mine".to_owned());
+        let target = Target {
+            lineage: ALL_LINEAGES.to_owned().into(),
+            template: template(&spec),
+        };
+        let environment = environment(&spec, &target);
+        let value = |name: &str| {
+            environment
+                .iter()
+                .find(|entry| entry["name"] == name)
+                .map(|entry| &entry["value"])
+        };
+        assert_eq!(value("VERDIGRIS_SEARCH_COLLECTIONS"), Some(&json!("tenant-*")));
+        assert_eq!(value("VERDIGRIS_SEARCH_LINEAGE"), None);
+    }
+
+    /// A newer controller is no reason for a rollout.
+    #[test]
+    fn the_fingerprint_of_a_name_is_as_it_was_before_there_were_prefixes() {
+        let spec = collection().spec;
+        assert_eq!(json!(spec.collections), json!({"name": "products"}));
     }
 
     #[test]

@@ -76,13 +76,21 @@ pub struct StoreSpec {
     pub secret: Option<String>,
 }
 
-/// Which collections.
+/// Which collections: one by its name, or many by what their names begin with.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.name) != has(self.prefix)", "message": "give either a name or a prefix"}
+]))]
 pub struct CollectionsSpec {
     /// Name of the collection in the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
-    pub name: String,
+    pub name: Option<String>,
+    /// What the names of many small collections begin with, which are served by the same pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 62))]
+    pub prefix: Option<String>,
 }
 
 /// The search pods.
@@ -268,6 +276,45 @@ pub struct CollectionStatus {
     /// What was said to the newest command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandStatus>,
+    /// The collections of a prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<TenantsStatus>,
+    /// With a prefix: the epoch of the controller that works. Each takes one more than the one before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller_epoch: Option<i64>,
+}
+
+/// The collections of a prefix.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantsStatus {
+    /// How many there are.
+    pub count: i32,
+    /// How many are open in the pod that has the most of them open.
+    pub open: i32,
+    /// How many have a candidate.
+    pub candidates: i32,
+    /// How many have a candidate that gates refuse.
+    pub refused: i32,
+    /// How many are held.
+    pub held: i32,
+    /// How many a person should look at.
+    pub troubled: i32,
+    /// The first twenty of these.
+    #[serde(default)]
+    pub first_troubled: Vec<TroubledStatus>,
+}
+
+/// A collection of a prefix that a person should look at.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TroubledStatus {
+    /// Its name in the store.
+    pub name: String,
+    /// Where its rollout stands.
+    pub phase: String,
+    /// Why, in words.
+    pub message: String,
 }
 
 /// One condition.

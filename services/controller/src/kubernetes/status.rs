@@ -6,7 +6,9 @@ use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use verdigris_core::gates::Verdict;
 use verdigris_core::pointer::Pointer;
-use verdigris_core::rollout::slots::{Condition, Plan, Role, Seen, Slot, SlotSeen, Target, conditions, role};
+use verdigris_core::rollout::slots::{
+    ALL_LINEAGES, Condition, Plan, Role, Seen, Slot, SlotSeen, Target, conditions, role,
+};
 use verdigris_core::timestamp::Timestamp;
 
 use super::command::{Answer, Command};
@@ -47,7 +49,7 @@ pub(crate) fn status(
             .collect(),
         active_slot: active.map(|slot| slot.to_string()),
         active_target: target.map(|target| target.id().to_string()),
-        lineage: target.map(|target| target.lineage.to_string()),
+        lineage: target.and_then(lineage),
         generation: of_active.and_then(|slot| slot.generation),
         replicas: active.map_or(0, |slot| number(seen.slot(slot).pods.len())),
         selector: selector(collection, target),
@@ -56,6 +58,8 @@ pub(crate) fn status(
         verdict: plan.verdict.as_ref().map(verdict),
         history: pointer.served.iter().rev().take(HISTORY).map(served).collect(),
         command: before.command,
+        tenants: None,
+        controller_epoch: before.controller_epoch,
     }
 }
 
@@ -68,7 +72,12 @@ fn step(seen: &Seen) -> Option<StepStatus> {
     })
 }
 
-fn number(count: usize) -> i32 {
+/// Pods that open what is asked for follow none.
+fn lineage(target: &Target) -> Option<String> {
+    Some(target.lineage.to_string()).filter(|lineage| lineage != ALL_LINEAGES)
+}
+
+pub(super) fn number(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
@@ -98,14 +107,14 @@ fn one(pointer: &Pointer, seen: &Seen, slot: Slot) -> SlotStatus {
         name: slot.to_string(),
         role: role(pointer, seen, slot).name().to_owned(),
         target: id.map(|id| id.to_string()),
-        lineage: has.target.as_ref().map(|target| target.lineage.to_string()),
+        lineage: has.target.as_ref().and_then(lineage),
         generation: warm.iter().min().and_then(|generation| i64::try_from(*generation).ok()),
         replicas: i32::try_from(has.replicas).unwrap_or(i32::MAX),
         ready: number(warm.len()),
     }
 }
 
-fn condition_status(
+pub(super) fn condition_status(
     condition: Condition,
     before: &[ConditionStatus],
     generation: i64,
@@ -157,7 +166,7 @@ fn served(entry: &verdigris_core::pointer::Served) -> ServedStatus {
 }
 
 /// A phase as a status has it.
-fn word(phase: &str) -> String {
+pub(super) fn word(phase: &str) -> String {
     let parts = phase.split('_').map(|part| {
         let (first, rest) = part.split_at(part.len().min(1));
         format!("{}{rest}", first.to_uppercase())
@@ -217,7 +226,8 @@ pub(crate) fn measure(metrics: &ControllerMetrics, name: &str, status: &Collecti
     }
 }
 
-/// Writes it where it differs.
+/// Writes it where it differs. With an epoch in it only where nothing has changed since the Collection was seen: an epoch
+/// of a later controller is not taken back.
 pub(crate) async fn write(
     api: &Api<Collection>,
     collection: &Collection,
@@ -226,9 +236,13 @@ pub(crate) async fn write(
     if collection.status.as_ref() == Some(&status) {
         return Ok(());
     }
-    let object = json!({
+    let mut object = json!({
         "apiVersion": Collection::api_version(&()), "kind": Collection::kind(&()), "status": status,
     });
+    let is_fenced = status.controller_epoch.is_some();
+    if is_fenced {
+        object["metadata"] = json!({"resourceVersion": collection.resource_version()});
+    }
     let params = PatchParams::apply(names::MANAGER).force();
     let written = api
         .patch_status(&collection.name_any(), &params, &Patch::Apply(object))
@@ -236,6 +250,8 @@ pub(crate) async fn write(
     match written {
         // It was deleted meanwhile.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        // It is looked at again, since it has changed.
+        Err(kube::Error::Api(status)) if is_fenced && status.code == 409 => Ok(()),
         written => written.map(drop),
     }
 }

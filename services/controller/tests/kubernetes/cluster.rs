@@ -179,9 +179,8 @@ impl Platform {
         let lineage = environment
             .into_iter()
             .find(|variable| variable.name == "VERDIGRIS_SEARCH_LINEAGE");
-        let lineage = lineage
-            .and_then(|variable| variable.value)
-            .expect("pods follow a lineage");
+        // Those of a prefix follow none.
+        let lineage = lineage.and_then(|variable| variable.value).unwrap_or_default();
         let name = pod.name_any();
         let address = self
             .processes

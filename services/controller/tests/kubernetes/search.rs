@@ -37,7 +37,9 @@ pub(crate) struct Processes {
 
 /// One.
 pub(crate) struct Process {
+    /// The lineage that it follows; one without opens what is asked for.
     pub(crate) lineage: String,
+    open: Mutex<BTreeSet<String>>,
     demoted: Mutex<bool>,
     /// Of connections, as it was told last.
     share: Mutex<f64>,
@@ -75,6 +77,7 @@ impl Processes {
             };
             let process = Arc::new(Process {
                 lineage: lineage.to_owned(),
+                open: Mutex::default(),
                 demoted: Mutex::new(false),
                 share: Mutex::new(0.0),
                 failing: self.failing.clone(),
@@ -149,10 +152,44 @@ impl Process {
     }
 }
 
+impl Process {
+    /// As a process with a prefix says it: of the collection that is asked about, if it is open.
+    async fn of_tenants(&self, request: GetPodRequest) -> Pod {
+        if request.open {
+            self.open.lock().unwrap().insert(request.collection.clone());
+        }
+        let is_open = self.open.lock().unwrap().contains(&request.collection);
+        let mut collections = Vec::new();
+        if is_open {
+            let name: CollectionName = request.collection.parse().expect("a name");
+            let pointer = objects::pointer(&*self.store, &name).await.expect("a pointer").pointer;
+            let named = [pointer.active, pointer.other].into_iter().flatten();
+            collections.extend(named.map(|named| PodCollection {
+                collection: request.collection.clone(),
+                lineage: named.lineage.to_string(),
+                generation: named.generation,
+                warm: true,
+                ..PodCollection::default()
+            }));
+        }
+        Pod {
+            collections,
+            demoted: *self.demoted.lock().unwrap(),
+            ready: true,
+            open_collections: self.open.lock().unwrap().len() as u64,
+            ..Pod::default()
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl PodService for Process {
-    async fn get_pod(&self, _: Request<GetPodRequest>) -> Result<Response<Pod>, Status> {
-        Ok(Response::new(self.pod().await))
+    async fn get_pod(&self, request: Request<GetPodRequest>) -> Result<Response<Pod>, Status> {
+        let pod = match self.lineage.is_empty() {
+            true => self.of_tenants(request.into_inner()).await,
+            false => self.pod().await,
+        };
+        Ok(Response::new(pod))
     }
 
     async fn demote(&self, request: Request<DemoteRequest>) -> Result<Response<Pod>, Status> {
@@ -160,7 +197,8 @@ impl PodService for Process {
         let time = request.time.unwrap_or_default();
         *self.share.lock().unwrap() = request.share.unwrap_or(1.0);
         *self.demoted.lock().unwrap() = time.seconds > 0 || time.nanos > 0;
-        Ok(Response::new(self.pod().await))
+        let asked = self.get_pod(Request::new(GetPodRequest::default()));
+        asked.await
     }
 }
 
@@ -168,7 +206,9 @@ impl PodService for Process {
 impl MeasurementService for Process {
     async fn measure(&self, request: Request<MeasureRequest>) -> Result<Response<MeasureResponse>, Status> {
         let request = request.into_inner();
-        assert_eq!(request.lineage, self.lineage, "the candidate's pod is asked");
+        if !self.lineage.is_empty() {
+            assert_eq!(request.lineage, self.lineage, "the candidate's pod is asked");
+        }
         let measured = measured(&request.lineage, request.generation);
         Ok(Response::new(MeasureResponse {
             lineage: request.lineage,

@@ -14,22 +14,19 @@ use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use verdigris_controller::kubernetes::plugin::{Command, Plugin, Verb};
+use verdigris_controller::kubernetes::plugin::{Command, Plugin};
 use verdigris_controller::kubernetes::resource::{Collection, CollectionStatus, CommandStatus, StoreSpec};
 use verdigris_controller::kubernetes::{self, GrpcPods, KubernetesDeps, LeaseOptions, OpenStore};
 use verdigris_controller::metrics::ControllerMetrics;
-use verdigris_core::digest::{ContentSum, Digest};
 use verdigris_core::gates::Gate;
-use verdigris_core::guards::Facts;
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::{Build, EditRefused, KeptRelease, ManifestReference, Pointer, Published};
-use verdigris_core::settings::Settings;
-use verdigris_core::timestamp::Timestamp;
+use verdigris_core::pointer::Pointer;
 use verdigris_runtime::clock::Clock;
 use verdigris_store::memory::MemoryStore;
-use verdigris_store::{Store, collection as objects, commit};
+use verdigris_store::{Store, commit};
 
 use crate::cluster::Platform;
+use crate::indexer::Indexer;
 use crate::search::Processes;
 
 /// How long anything may take on a machine that is busy.
@@ -40,7 +37,7 @@ pub(crate) struct World {
     client: Client,
     namespace: String,
     store: Arc<MemoryStore>,
-    name: CollectionName,
+    indexer: Indexer,
     processes: Arc<Processes>,
     platform: Platform,
     registry: Registry,
@@ -71,7 +68,7 @@ impl World {
             .unwrap();
         let (store, processes) = (Arc::new(MemoryStore::default()), Arc::new(Processes::new()));
         let name: CollectionName = NAME.parse().unwrap();
-        let platform = Platform::new(&client, namespace, processes.clone(), store.clone(), name.clone());
+        let platform = Platform::new(&client, namespace, processes.clone(), store.clone(), name);
         let broken: Arc<Mutex<Option<String>>> = Arc::default();
         let registry = Registry::new();
         let watching = platform.clone().watch(NAME.to_owned(), broken.clone());
@@ -79,8 +76,8 @@ impl World {
         Self {
             client,
             namespace: namespace.to_owned(),
+            indexer: Indexer::new(store.clone(), NAME),
             store,
-            name,
             processes,
             platform,
             metrics: ControllerMetrics::register(&registry).unwrap(),
@@ -101,83 +98,19 @@ impl World {
         self.kubeconfig.clone()
     }
 
-    fn now(&self) -> Timestamp {
-        Timestamp(self.clock.now_ns())
+    /// The indexer of another collection in the same store.
+    pub(crate) fn indexer_of(&self, name: &str) -> Indexer {
+        Indexer::new(self.store.clone(), name)
     }
 
     // === the indexer's side ===
 
-    async fn swing(&self, edit: impl Fn(&Pointer, String) -> Result<Pointer, EditRefused> + Send + Sync) -> Pointer {
-        let nonce = commit::nonce();
-        let swung = commit::swing(&*self.store, &self.name, nonce.clone(), |pointer| {
-            edit(pointer, nonce.clone())
-        });
-        swung.await.unwrap()
-    }
-
-    fn release(lineage: &str, generation: u64) -> KeptRelease {
-        KeptRelease {
-            generation,
-            lineage: lineage.to_owned().into(),
-            manifest: reference(&format!("releases/{generation}-{lineage}")),
-            created_at: Timestamp(1),
-            checkpoint: generation,
-            pinned: false,
-            facts: Some(Facts {
-                documents: 3_000,
-                live_bytes: 3_000,
-                deleted: 0,
-                erased_bytes: 0,
-            }),
-        }
-    }
-
     pub(crate) async fn publish_first(&self, lineage: &str) {
-        let settings = Settings::default();
-        objects::create(&*self.store, &self.name, &settings, commit::nonce(), self.now())
-            .await
-            .unwrap();
-        self.swing(|pointer, nonce| pointer.claim("indexer", nonce, self.now()))
-            .await;
-        self.publish(lineage, None).await;
+        self.indexer.publish_first(lineage).await;
     }
 
-    async fn publish(&self, lineage: &str, other: Option<&str>) {
-        self.swing(|pointer, nonce| {
-            let generation = pointer.generation + 1;
-            let published = Published {
-                release: Self::release(lineage, generation),
-                settings: pointer.settings.clone(),
-                grace_ns: 0,
-                other: other.map(|other| Self::release(other, generation)),
-            };
-            pointer.publish(1, &published, nonce, self.now())
-        })
-        .await;
-    }
-
-    /// A build is begun and named, level with what answers.
     pub(crate) async fn publish_candidate(&self, lineage: &str) {
-        self.swing(|pointer, nonce| {
-            let build = Build {
-                lineage: lineage.to_owned().into(),
-                settings: pointer.settings.clone(),
-                source: reference("source"),
-                source_generation: 1,
-                parts: Vec::new(),
-                rows_done: 0,
-                rows: 1,
-                content: ContentSum::default(),
-                documents: 0,
-                actor: "ada".to_owned(),
-                reason: "a new index".to_owned(),
-                since: self.now(),
-            };
-            pointer.begin_build(1, build, nonce, self.now())
-        })
-        .await;
-        let active = self.pointer().await.active.unwrap().lineage;
-        self.publish(active.as_str(), Some(lineage)).await;
+        self.indexer.publish_candidate(lineage).await;
     }
 
     /// The same, once the place beside is free; controllers come and go meanwhile.
@@ -191,7 +124,7 @@ impl World {
     }
 
     pub(crate) async fn pointer(&self) -> Pointer {
-        objects::pointer(&*self.store, &self.name).await.unwrap().pointer
+        self.indexer.pointer().await
     }
 
     // === controllers ===
@@ -210,6 +143,7 @@ impl World {
             clock: self.clock.clone(),
             lease,
             metrics: self.metrics.clone(),
+            tenants_every: Duration::from_secs(1),
             identity: identity.to_owned(),
         }
     }
@@ -251,11 +185,19 @@ impl World {
 
     /// Controllers of longer and longer lives, each killed, until a lineage answers.
     pub(crate) async fn until_active_with_kills(&self, lineage: &str) {
+        self.until_with_kills(&format!("{lineage} answers"), async |world| {
+            world.selected_lineage().await.as_deref() == Some(lineage)
+        })
+        .await;
+    }
+
+    /// The same until something is so.
+    pub(crate) async fn until_with_kills(&self, what: &str, is_so: impl AsyncFn(&Self) -> bool) {
         let (began, mut life) = (Instant::now(), Duration::from_millis(150));
-        while self.selected_lineage().await.as_deref() != Some(lineage) {
+        while !is_so(self).await {
             assert!(
                 began.elapsed() < PATIENCE,
-                "{lineage} never answered: {:?}",
+                "it never came about that {what}: {:?}",
                 self.status().await
             );
             self.live_for(life).await;
@@ -293,6 +235,11 @@ impl World {
 
     /// Applies a Collection with gates but recall off, and these fields of its rollout.
     pub(crate) async fn apply(&self, rollout: Value) {
+        self.apply_to(json!({"name": NAME}), rollout).await.unwrap();
+    }
+
+    /// The same of these collections.
+    pub(crate) async fn apply_to(&self, collections: Value, rollout: Value) -> Result<(), kube::Error> {
         let off: Vec<&str> = Gate::ALL
             .iter()
             .map(|gate| gate.name())
@@ -305,14 +252,13 @@ impl World {
         let collection = json!({
             "apiVersion": "verdigris.dev/v1alpha1", "kind": "Collection", "metadata": {"name": NAME},
             "spec": {
-                "store": {"url": "s3://catalog/prod"}, "collections": {"name": NAME}, "image": "vdg.test/search:1",
+                "store": {"url": "s3://catalog/prod"}, "collections": collections, "image": "vdg.test/search:1",
                 "pods": {"replicas": 2, "resources": {"requests": {"memory": "1Gi", "cpu": 1}}}, "rollout": given,
             },
         });
-        self.api()
-            .patch(NAME, &PatchParams::apply("user"), &Patch::Apply(collection))
-            .await
-            .unwrap();
+        let params = PatchParams::apply("user");
+        let applied = self.api().patch(NAME, &params, &Patch::Apply(collection)).await;
+        applied.map(drop)
     }
 
     /// Changes fields of its rollout.
@@ -381,15 +327,16 @@ impl World {
 
     /// Asks as `kubectl verdigris` does.
     pub(crate) async fn command(&self, verb: &str, target: &str, generation: Option<u64>) -> CommandStatus {
-        let verb: Verb = serde_json::from_value(json!(verb)).unwrap();
-        let command = Command {
-            id: commit::nonce(),
-            verb,
-            target: target.to_owned(),
-            generation,
-            actor: "ada".to_owned(),
-            reason: "because".to_owned(),
-        };
+        self.ask(json!({"verb": verb, "target": target, "generation": generation}))
+            .await
+    }
+
+    /// The same with whatever else a command may have.
+    pub(crate) async fn ask(&self, mut command: Value) -> CommandStatus {
+        command["id"] = json!(commit::nonce());
+        command["actor"] = json!("ada");
+        command["reason"] = json!("because");
+        let command: Command = serde_json::from_value(command).unwrap();
         let plugin = Plugin::new(self.client.clone(), &self.namespace);
         plugin.ask(NAME, &command, PATIENCE).await.unwrap()
     }
@@ -502,13 +449,21 @@ impl World {
 
     /// What the active Service selects, as its pods say.
     async fn selected_lineage(&self) -> Option<String> {
+        self.selected_pods().await?.first().map(lineage)
+    }
+
+    async fn selected_pods(&self) -> Option<Vec<k8s_openapi::api::core::v1::Pod>> {
         let service = self.platform.services.get_opt(NAME).await.unwrap()?;
         let selector = service.spec?.selector?;
-        let pods = self.platform.pods.list(&ListParams::default()).await.unwrap().items;
-        let is_of = |pod: &&k8s_openapi::api::core::v1::Pod| {
-            selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
-        };
-        pods.iter().find(is_of).map(lineage)
+        let mut pods = self.platform.pods.list(&ListParams::default()).await.unwrap().items;
+        pods.retain(|pod| selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value)));
+        Some(pods)
+    }
+
+    /// Image of the pods that are selected.
+    pub(crate) async fn image(&self) -> Option<String> {
+        let pods = self.selected_pods().await?;
+        pods.first()?.spec.as_ref()?.containers[0].image.clone()
     }
 
     pub(crate) async fn pods(&self) -> usize {
@@ -542,11 +497,4 @@ fn lineage(pod: &k8s_openapi::api::core::v1::Pod) -> String {
     let variables = container.flat_map(|container| container.env.clone().unwrap_or_default());
     let mut lineages = variables.filter(|variable| variable.name == "VERDIGRIS_SEARCH_LINEAGE");
     lineages.find_map(|variable| variable.value).unwrap_or_default()
-}
-
-fn reference(path: &str) -> ManifestReference {
-    ManifestReference {
-        path: path.to_owned(),
-        digest: Digest::of(path.as_bytes()),
-    }
 }

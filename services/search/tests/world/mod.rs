@@ -84,7 +84,9 @@ impl Written {
 
 /// A folder with a store.
 pub(crate) struct World {
-    pub(crate) folder: TempDir,
+    pub(crate) folder: Arc<TempDir>,
+    /// The collection that is written.
+    pub(crate) collection: CollectionName,
     pub(crate) store: Arc<DirectoryStore>,
     pointer: Mutex<Pointer>,
 }
@@ -94,9 +96,21 @@ impl World {
     pub(crate) async fn new() -> Self {
         let folder = TempDir::new().expect("the temporary folder takes a folder");
         let store = Arc::new(DirectoryStore::open(&folder.path().join("store")).expect("an empty folder"));
-        let made = objects::create(&*store, &name(), &hash_settings(16), "n0".to_owned(), Timestamp(0)).await;
+        Self::of(name(), Arc::new(folder), store).await
+    }
+
+    /// Another collection without a release in the same store.
+    pub(crate) async fn beside(&self, collection: &str) -> Self {
+        let collection = collection.parse().expect("a name");
+        Self::of(collection, self.folder.clone(), self.store.clone()).await
+    }
+
+    async fn of(collection: CollectionName, folder: Arc<TempDir>, store: Arc<DirectoryStore>) -> Self {
+        let settings = hash_settings(16);
+        let made = objects::create(&*store, &collection, &settings, "n0".to_owned(), Timestamp(0)).await;
         Self {
             folder,
+            collection,
             store,
             pointer: Mutex::new(made.expect("created")),
         }
@@ -109,7 +123,7 @@ impl World {
 
     /// Writes settings, as a version of their own.
     pub(crate) async fn settings(&self, version: u64, settings: &Settings) -> SettingsReference {
-        let put = objects::put_settings(&*self.store, &name(), version, settings).await;
+        let put = objects::put_settings(&*self.store, &self.collection, version, settings).await;
         put.expect("written")
     }
 
@@ -139,7 +153,10 @@ impl World {
             next
         };
         let body = Body::Bytes(Bytes::from(next.encode()));
-        let put = self.store.put(&keys::pointer(&name()), body, Precondition::Any).await;
+        let put = self
+            .store
+            .put(&keys::pointer(&self.collection), body, Precondition::Any)
+            .await;
         put.expect("written");
     }
 
@@ -154,7 +171,7 @@ impl World {
         let list = ErasedList::default().with(&ids, by, false).expect("new ones");
         let bytes = serde_json::to_vec(&list).expect("texts are JSON");
         let (path, digest) = (ErasedList::path(1, "n"), Digest::of(&bytes));
-        let key = keys::object(&name(), &path);
+        let key = keys::object(&self.collection, &path);
         let put = self.store.put(&key, Body::Bytes(bytes.into()), Precondition::Any).await;
         put.expect("written");
         self.pointer.lock().expect("whole").erased = Some(Erased {
@@ -168,7 +185,7 @@ impl World {
     pub(crate) fn file(&self, written: &Written, rows: bool) -> PathBuf {
         let files = &written.manifest.segments[0].files;
         let path = if rows { &files.rows.path } else { &files.vectors.path };
-        let key = keys::object(&name(), path);
+        let key = keys::object(&self.collection, path);
         self.store.local_path(&key).expect("a store of files")
     }
 }
@@ -190,7 +207,8 @@ pub(crate) struct Server {
     pub(crate) rpc: Arc<SearchRpc>,
     pub(crate) readiness: Readiness,
     pub(crate) opened: Arc<AtomicU64>,
-    tasks: Tasks,
+    pub(crate) registry: Registry,
+    pub(crate) tasks: Tasks,
 }
 
 impl Server {
@@ -206,7 +224,7 @@ impl Server {
         if let Some(embedder) = start.embedder {
             embedders = embedders.with_hashes_by(embedder);
         }
-        let readiness = Readiness::default();
+        let (readiness, registry) = (Readiness::default(), Registry::new());
         let deps = SearchDeps {
             opener: Arc::new(Counting {
                 inner: Opener::new(store.clone(), VerifiedFiles::default()),
@@ -219,7 +237,7 @@ impl Server {
             parallel_searches: 2,
             standstill: Arc::new(|_| None),
             readiness: readiness.clone(),
-            metrics: SearchMetrics::register(&Registry::new()).expect("a fresh registry"),
+            metrics: SearchMetrics::register(&registry).expect("a fresh registry"),
             query_log: Some(world.path("queries")),
             memory_limit: Some(start.memory_limit.unwrap_or(1 << 40)),
             following: start.following,
@@ -233,6 +251,7 @@ impl Server {
             search,
             readiness,
             opened,
+            registry,
             tasks,
         }
     }

@@ -168,7 +168,7 @@ impl World {
     pub(crate) async fn write(&self, draft: &Draft) -> Written {
         let settings = self.settings(draft.settings_version, &draft.settings).await;
         let genesis = Manifest::genesis(Genesis {
-            collection: name(),
+            collection: self.collection.clone(),
             lineage: draft.lineage.clone().into(),
             metric: Metric::Cosine,
             embedder: draft.embedder.clone().unwrap_or_else(|| draft.identity()),
@@ -243,7 +243,7 @@ impl World {
         ghosts: &[String],
     ) -> (SegmentEntry, RoaringBitmap) {
         let id = SegmentId::from(format!("{}-{}-{n}", draft.lineage, draft.generation));
-        let folder = self.path(&format!("scratch-{id}"));
+        let folder = self.path(&format!("scratch-{}-{id}", self.collection));
         std::fs::create_dir_all(&folder).expect("an empty folder");
         let shape = SegmentShape {
             index_type: draft.settings.ann.index_type,
@@ -306,7 +306,7 @@ impl World {
     async fn put(&self, path: &str, body: Body) {
         let put = self
             .store
-            .put(&keys::object(&name(), path), body, Precondition::Absent)
+            .put(&keys::object(&self.collection, path), body, Precondition::Absent)
             .await;
         put.expect("written");
     }

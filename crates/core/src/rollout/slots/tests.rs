@@ -1,6 +1,7 @@
 //! Goal: what is done with slots, pods and Services at each place of a rollout, and why. Method: a cluster as data, the
 //! pointer made by its real edits, and the plan in short.
 
+mod pods;
 mod room;
 mod steps;
 
