@@ -240,7 +240,7 @@ impl Hand<'_> {
             percent,
             since: self.now,
         };
-        let object = render::widening(self.collection, &before, &widened, self.claimed.epoch);
+        let object = render::widening(self.collection, &before, &widened, self.epoch);
         self.apply_service(object).await
     }
 
