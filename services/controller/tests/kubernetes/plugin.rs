@@ -11,13 +11,13 @@ use verdigris_tests::watch;
 use crate::world::World;
 
 /// The executable under the name that kubectl looks for.
-struct Plugin {
+pub(crate) struct Plugin {
     folder: TempDir,
     kubeconfig: PathBuf,
 }
 
 impl Plugin {
-    async fn new(kubeconfig: PathBuf) -> Self {
+    pub(crate) async fn new(kubeconfig: PathBuf) -> Self {
         let folder = TempDir::new().unwrap();
         let link = folder.path().join("kubectl-verdigris");
         let linked = tokio::task::spawn_blocking(move || std::os::unix::fs::symlink(executable(), link));
@@ -26,7 +26,7 @@ impl Plugin {
     }
 
     /// Runs it to its end, which must have this exit code; its JSON, of standard error where that is all.
-    async fn run(&self, arguments: &str, code: i32) -> Value {
+    pub(crate) async fn run(&self, arguments: &str, code: i32) -> Value {
         let mut command = Command::new(self.folder.path().join("kubectl-verdigris"));
         command.args(arguments.split(' ')).arg("--json");
         command.env("KUBECONFIG", &self.kubeconfig).env("USER", "ada");

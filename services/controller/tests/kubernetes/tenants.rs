@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::indexer::Indexer;
+use crate::plugin::Plugin;
 use crate::world::World;
 
 /// Tenants appear; one gets a good candidate, one a bad one; words about them; a new image; a controller after the other.
@@ -134,10 +135,29 @@ async fn words(world: &World, two: &Indexer, three: &Indexer) {
         shown.contains("active: lineage bad2") && shown.contains("by ada"),
         "{shown}"
     );
+    by_the_plugin(world).await;
     done(world, json!({"verb": "hold", "pods": true})).await;
     world.until_condition("Held", "True").await;
     done(world, json!({"verb": "resume", "pods": true})).await;
     world.until_condition("Held", "False").await;
+}
+
+/// The same as people type it.
+async fn by_the_plugin(world: &World) {
+    let plugin = Plugin::new(world.kubeconfig()).await;
+    let said = |answer: Value| answer["message"].as_str().unwrap().to_owned();
+    let shown = said(plugin.run("status products --tenant tenant-2", 0).await);
+    assert!(shown.contains("active: lineage bad2"), "{shown}");
+    let history = said(plugin.run("history products --tenant tenant-2", 0).await);
+    assert!(history.lines().all(|line| line.starts_with("answered:")), "{history}");
+    assert!(history.contains("lineage bad2 by ada"), "{history}");
+    let refused = said(plugin.run("hold products", 3).await);
+    assert!(refused.contains("say of which tenant"), "{refused}");
+    plugin.run("hold products --tenant tenant-1 --reason sale", 0).await;
+    plugin.run("resume products --tenant tenant-1", 0).await;
+    plugin.run("hold products --pods --reason sale", 0).await;
+    plugin.run("resume products --pods", 0).await;
+    plugin.run("promote products --tenant tenant-1", 3).await;
 }
 
 async fn done(world: &World, command: Value) -> String {
