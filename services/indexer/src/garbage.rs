@@ -9,8 +9,8 @@ use verdigris_bus::Retention;
 use verdigris_core::garbage::may_collect;
 use verdigris_core::names::CollectionName;
 use verdigris_core::timestamp::Timestamp;
-use verdigris_store::collection as objects;
 use verdigris_store::garbage::Collector;
+use verdigris_store::{ReadError, collection as objects};
 
 use crate::Indexer;
 use crate::error::{IndexerError, chain};
@@ -43,12 +43,15 @@ async fn round(indexer: &Indexer, name: &CollectionName, collector: &mut Collect
     let Some(handle) = indexer.handle(name) else {
         return Ok(());
     };
-    if let Ok(seen) = objects::pointer(&*deps.store, name).await
-        && !may_collect(&seen.pointer, &indexer.instance)
-    {
-        return Ok(());
-    }
+    // Before the look at whose turn it is: what another one writes from then on is too young to be collected, however
+    // long this process sleeps between the two.
     let now = Timestamp(deps.clock.now_ns());
+    match objects::pointer(&*deps.store, name).await {
+        Ok(seen) if !may_collect(&seen.pointer, &indexer.instance) => return Ok(()),
+        // What is left of a collection without a pointer goes as well.
+        Ok(_) | Err(ReadError::NoCollection(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
     let removed = collector
         .collect(&*deps.store, name, now, |key| handle.is_being_written(key))
         .await?;
@@ -57,7 +60,7 @@ async fn round(indexer: &Indexer, name: &CollectionName, collector: &mut Collect
     }
     deps.metrics.collected(name, removed);
     match objects::pointer(&*deps.store, name).await {
-        Err(verdigris_store::ReadError::NoCollection(_)) => {
+        Err(ReadError::NoCollection(_)) => {
             deps.bus.forget(name).await?;
             indexer.forget(name);
             return Ok(());
