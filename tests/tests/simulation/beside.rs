@@ -24,15 +24,15 @@ impl Judge {
             "I-19: a flip to a stranger".to_owned()
         })?;
         let is_return = comes.role == LineageRole::WayBack;
-        let wanted = self
-            .wanted
-            .iter()
-            .find(|wanted| wanted.lineage == comes.lineage && wanted.is_return == is_return);
-        let wanted = wanted.ok_or("I-19: a flip that nobody asked for")?;
+        let wanted = self.wanted.iter();
+        let wanted = wanted.filter(|wanted| wanted.lineage == comes.lineage && wanted.is_return == is_return);
+        // It may have been asked for more than once, and in either way.
+        let is_stale = wanted.map(|wanted| wanted.stale).max();
+        let is_stale = is_stale.ok_or("I-19: a flip that nobody asked for")?;
         let checkpoint = |lineage: &LineagePointer| self.known(&lineage.manifest).map(|known| known.checkpoint);
         // A candidate that is ahead was published alone, and nothing else was since.
         let is_level = comes.generation >= left.generation && checkpoint(comes) >= checkpoint(left);
-        hold(wanted.stale || is_level, || {
+        hold(is_stale || is_level, || {
             format!("I-9: a flip to generation {} of {}", comes.generation, left.generation)
         })?;
         if comes.generation > left.generation {
