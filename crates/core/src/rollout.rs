@@ -18,7 +18,7 @@ pub use self::plan::{plan, was_returned_from};
 use crate::gates::{GateSettings, Measurements, Verdict};
 use crate::guards::GuardSettings;
 use crate::manifest::LineageId;
-use crate::pointer::Flip;
+use crate::pointer::{Flip, Hold, HoldKind, Pointer};
 use crate::settings::{Settings, SettingsMistake};
 use crate::timestamp::Timestamp;
 
@@ -351,6 +351,33 @@ pub enum Reason {
     WayBackNotReady,
     /// Its time is over, but something is held: it stays until that is resumed.
     KeptWhileHeld,
+}
+
+impl Reason {
+    /// Whether a person should look at it.
+    pub fn needs_attention(&self) -> bool {
+        matches!(
+            self,
+            Self::CannotOpen(_)
+                | Self::Gates(_)
+                | Self::Overdue { .. }
+                | Self::Breach(_)
+                | Self::WayBackNotReady
+                | Self::Staged(_)
+        )
+    }
+}
+
+/// The pointer as it is planned by where a spec says that nothing is promoted.
+pub fn paused(mut pointer: Pointer) -> Pointer {
+    let since = pointer.updated_at;
+    pointer.promotion_hold.get_or_insert_with(|| Hold {
+        kind: HoldKind::Promotion,
+        actor: "the spec".to_owned(),
+        reason: "rollout.paused is set".to_owned(),
+        since,
+    });
+    pointer
 }
 
 impl fmt::Display for Reason {

@@ -28,6 +28,7 @@ use verdigris_store::{Store, StoreError, collection as objects};
 
 pub use rpc::RolloutRpc;
 pub use scope::{Pace, Scope, Wants, WantsOf};
+pub use shown::window_of;
 
 use crate::metrics::ControllerMetrics;
 use crate::owner::{Owner, Standing, Wishes};

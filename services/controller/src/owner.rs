@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use verdigris_core::gates::{Measurements, judge};
 use verdigris_core::manifest::SettingsReference;
 use verdigris_core::names::CollectionName;
-use verdigris_core::pointer::{EditRefused, Hold, HoldKind, LineageRole, Pointer};
-use verdigris_core::rollout::{Observation, Phase, Plan, ReturnWish, Spec, baseline, plan};
+use verdigris_core::pointer::{EditRefused, LineageRole, Pointer};
+use verdigris_core::rollout::{Observation, Phase, Plan, ReturnWish, Spec, baseline, paused, plan};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_store::collection::SeenPointer;
 use verdigris_store::{CommitError, ReadError, collection as objects, commit};
@@ -394,16 +394,4 @@ impl Owner {
         self.pointer = None;
         !is_lost
     }
-}
-
-/// The pointer as it is planned by while nothing is to be promoted.
-fn paused(mut pointer: Pointer) -> Pointer {
-    let since = pointer.updated_at;
-    pointer.promotion_hold.get_or_insert_with(|| Hold {
-        kind: HoldKind::Promotion,
-        actor: "the spec".to_owned(),
-        reason: "rollout.paused is set".to_owned(),
-        since,
-    });
-    pointer
 }

@@ -2,9 +2,10 @@
 
 use verdigris_core::gates::{GateOutcome, Verdict as Judged};
 use verdigris_core::pointer::{Hold as Held, LineagePointer, LineageRole, Pointer};
-use verdigris_core::rollout::OtherSeen;
+use verdigris_core::rollout::{OtherSeen, ServingWindow};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_proto::rollout::*;
+use verdigris_proto::search::PodCollection;
 
 use crate::owner::Standing;
 
@@ -23,6 +24,17 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// What a search process says that it answered of a lineage.
+pub fn window_of(pod: &PodCollection) -> ServingWindow {
+    ServingWindow {
+        lineage: pod.lineage.clone().into(),
+        requests: pod.window_answered,
+        errors: pod.window_failed,
+        p50_ms: pod.window_p50_milliseconds,
+        p99_ms: pod.window_p99_milliseconds,
+    }
 }
 
 /// What the pointer says, with what the owner found.

@@ -7,11 +7,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tonic::Code;
 use tonic::transport::Channel;
-use verdigris_controller::{Searchers, Seen};
+use verdigris_controller::{Searchers, Seen, window_of};
 use verdigris_core::gates::Measurements;
 use verdigris_core::manifest::LineageId;
 use verdigris_core::names::CollectionName;
-use verdigris_core::rollout::{OtherSeen, ServingWindow};
+use verdigris_core::rollout::OtherSeen;
 use verdigris_proto::search::measurement_service_client::MeasurementServiceClient;
 use verdigris_proto::search::pod_service_client::PodServiceClient;
 use verdigris_proto::search::{GetPodRequest, MeasureRequest, PodCollection};
@@ -106,8 +106,8 @@ fn seen(name: &CollectionName, collections: Vec<PodCollection>) -> Seen {
     let mut of_name = collections.into_iter().filter(|pod| pod.collection == name.as_str());
     let (active, other) = (of_name.next(), of_name.next());
     Seen {
-        window: active.as_ref().map(window),
-        window_before: other.as_ref().filter(|other| other.window_answered > 0).map(window),
+        window: active.as_ref().map(window_of),
+        window_before: other.as_ref().filter(|other| other.window_answered > 0).map(window_of),
         other: other.map_or(OtherSeen::NotOpen, of_other),
     }
 }
@@ -118,16 +118,6 @@ fn of_other(pod: PodCollection) -> OtherSeen {
         (why, _) if !why.is_empty() => OtherSeen::Refused { lineage, why },
         (_, 0) => OtherSeen::NotOpen,
         (_, generation) => OtherSeen::Ready { lineage, generation },
-    }
-}
-
-fn window(pod: &PodCollection) -> ServingWindow {
-    ServingWindow {
-        lineage: LineageId::from(pod.lineage.clone()),
-        requests: pod.window_answered,
-        errors: pod.window_failed,
-        p50_ms: pod.window_p50_milliseconds,
-        p99_ms: pod.window_p99_milliseconds,
     }
 }
 

@@ -28,6 +28,23 @@ pub struct ServingWindow {
     pub p99_ms: f64,
 }
 
+impl ServingWindow {
+    /// What several processes answered of one lineage: sums, the mean of halves by their weight, and the slowest tail.
+    /// None where nothing was answered.
+    pub fn together(parts: &[Self]) -> Option<Self> {
+        let requests: u64 = parts.iter().map(|part| part.requests).sum();
+        let weighted: f64 = parts.iter().map(|part| part.p50_ms * part.requests as f64).sum();
+        let first = parts.first().filter(|_| requests > 0)?;
+        Some(Self {
+            lineage: first.lineage.clone(),
+            requests,
+            errors: parts.iter().map(|part| part.errors).sum(),
+            p50_ms: weighted / requests as f64,
+            p99_ms: parts.iter().map(|part| part.p99_ms).fold(0.0, f64::max),
+        })
+    }
+}
+
 /// What latency is compared with.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Baseline {

@@ -1,8 +1,8 @@
 //! How the tenants of a prefix stand, in as many words as a status may hold.
 
 use verdigris_core::pointer::LineageRole;
+use verdigris_core::rollout::Phase;
 use verdigris_core::rollout::slots::Condition;
-use verdigris_core::rollout::{Phase, Reason};
 use verdigris_core::timestamp::Timestamp;
 
 use super::resource::{Collection, CollectionStatus, TenantsStatus, TroubledStatus};
@@ -47,18 +47,8 @@ fn trouble(standing: &Standing) -> Option<String> {
         return Some(problem.clone());
     }
     let plan = standing.plan.as_ref()?;
-    let is_bad = |reason: &&Reason| {
-        matches!(
-            reason,
-            Reason::CannotOpen(_)
-                | Reason::Gates(_)
-                | Reason::Overdue { .. }
-                | Reason::Breach(_)
-                | Reason::WayBackNotReady
-                | Reason::Staged(_)
-        )
-    };
-    let bad: Vec<String> = plan.reasons.iter().filter(is_bad).map(ToString::to_string).collect();
+    let bad = plan.reasons.iter().filter(|reason| reason.needs_attention());
+    let bad: Vec<String> = bad.map(ToString::to_string).collect();
     (!bad.is_empty()).then(|| bad.join("; "))
 }
 

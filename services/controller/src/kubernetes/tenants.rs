@@ -33,7 +33,7 @@ use super::pods::Pods;
 use super::reconcile::{Memory, ReconcileError};
 use super::resource::{Collection, CollectionStatus, RolloutSpec};
 use super::{Context, names, tenant_status, tenant_words};
-use crate::{Controller, ControllerDeps, Pace, Scope, Searchers, Seen, Wants};
+use crate::{Controller, ControllerDeps, Pace, Scope, Searchers, Seen, Wants, window_of};
 
 /// For how long a person waits for a word about a tenant.
 const ASK: Duration = Duration::from_secs(30);
@@ -329,21 +329,12 @@ fn other(pods: &[Option<&PodCollection>]) -> OtherSeen {
     }
 }
 
-/// Sums, the mean of halves by their weight, and the slowest tail: of the lineage that the first of them has.
+/// What was answered of the lineage that the first of them has.
 fn window(pods: &[&PodCollection]) -> Option<ServingWindow> {
     let lineage = &pods.first()?.lineage;
-    let of = || pods.iter().filter(|pod| pod.lineage == *lineage);
-    let requests: u64 = of().map(|pod| pod.window_answered).sum();
-    let weighted: f64 = of()
-        .map(|pod| pod.window_p50_milliseconds * pod.window_answered as f64)
-        .sum();
-    (requests > 0).then(|| ServingWindow {
-        lineage: LineageId::from(lineage.clone()),
-        requests,
-        errors: of().map(|pod| pod.window_failed).sum(),
-        p50_ms: weighted / requests as f64,
-        p99_ms: of().map(|pod| pod.window_p99_milliseconds).fold(0.0, f64::max),
-    })
+    let of = pods.iter().filter(|pod| pod.lineage == *lineage);
+    let windows: Vec<ServingWindow> = of.map(|pod| window_of(pod)).collect();
+    ServingWindow::together(&windows)
 }
 
 #[cfg(test)]

@@ -141,22 +141,11 @@ fn progressing(plan: &Plan) -> Condition {
 }
 
 fn degraded(plan: &Plan) -> Condition {
-    let is_bad = |reason: &&Reason| {
-        use crate::rollout::Reason as Said;
-        match reason {
-            reason if is_stalled(reason) => true,
-            Reason::NoPodAnswers | Reason::SlotStillAsked(_) | Reason::Overdue { .. } => true,
-            Reason::Rollout(said) => matches!(
-                said,
-                Said::CannotOpen(_)
-                    | Said::Gates(_)
-                    | Said::Overdue { .. }
-                    | Said::Breach(_)
-                    | Said::WayBackNotReady
-                    | Said::Staged(_)
-            ),
-            _ => false,
-        }
+    let is_bad = |reason: &&Reason| match reason {
+        reason if is_stalled(reason) => true,
+        Reason::NoPodAnswers | Reason::SlotStillAsked(_) | Reason::Overdue { .. } => true,
+        Reason::Rollout(said) => said.needs_attention(),
+        _ => false,
     };
     let message = texts(plan.reasons.iter().filter(is_bad));
     let is_degraded = !message.is_empty();

@@ -9,7 +9,7 @@
 use super::readiness::{Need, Readiness, window};
 use super::tend::tend;
 use super::{Action, Plan, Reason, Seen, Selection, Slot, SlotSeen, Spec, Target, Traffic, Wish};
-use crate::pointer::{Hold, HoldKind, LineagePointer, LineageRole, Pointer};
+use crate::pointer::{LineagePointer, LineageRole, Pointer};
 use crate::rollout::bake::{baseline, breach};
 use crate::rollout::{self, BY_ITSELF, Observation, OtherSeen, Phase, Promotion, ReturnWish};
 use crate::timestamp::Timestamp;
@@ -60,15 +60,11 @@ fn as_served(spec: &Spec, pointer: &Pointer, seen: &Seen, traffic: &Traffic) -> 
         active.since = active.since.max(traffic.since);
         other.since = other.since.max(traffic.since);
     }
-    if spec.is_paused && served.promotion_hold.is_none() {
-        served.promotion_hold = Some(Hold {
-            kind: HoldKind::Promotion,
-            actor: "the spec".to_owned(),
-            reason: "rollout.paused is set".to_owned(),
-            since: pointer.updated_at,
-        });
+    if spec.is_paused {
+        rollout::paused(served)
+    } else {
+        served
     }
-    served
 }
 
 impl Plan {

@@ -6,7 +6,7 @@
 //! holds. Nothing of it is ever edited, since it has no other lineage.
 
 use super::Wish;
-use crate::manifest::{LineageId, SettingsReference};
+use crate::manifest::SettingsReference;
 use crate::names::CollectionName;
 use crate::pointer::{Hold, HoldKind, LineagePointer, LineageRole, ManifestReference, Pointer};
 use crate::timestamp::Timestamp;
@@ -21,7 +21,7 @@ pub fn pods_alone(held: Option<(&Wish, Timestamp)>) -> Pointer {
     let name: CollectionName = "pods".parse().expect("a name of four letters");
     let mut pointer = Pointer::first(name, settings, String::new(), Timestamp(0));
     pointer.active = Some(LineagePointer {
-        lineage: lineage(),
+        lineage: ALL_LINEAGES.to_owned().into(),
         generation: 0,
         manifest: ManifestReference {
             path: String::new(),
@@ -37,8 +37,4 @@ pub fn pods_alone(held: Option<(&Wish, Timestamp)>) -> Pointer {
         since,
     });
     pointer
-}
-
-fn lineage() -> LineageId {
-    ALL_LINEAGES.to_owned().into()
 }

@@ -86,25 +86,22 @@ impl<'a> Readiness<'a> {
     }
 }
 
-/// What the pods of a slot answered since they answer: sums, the mean of halves, and the slowest tail.
+/// What the pods of a slot answered since they answer.
 pub(super) fn window(seen: &SlotSeen) -> Option<ServingWindow> {
     let target = seen.target.as_ref()?;
     let id = target.id();
     let reports = seen.pods.iter().filter(|pod| pod.target == id);
-    let reports: Vec<&PodReport> = reports
+    let reports = reports
         .filter_map(|pod| pod.report.as_ref())
-        .filter(|report| report.lineage == target.lineage && report.requests > 0)
+        .filter(|report| report.lineage == target.lineage && report.requests > 0);
+    let windows: Vec<ServingWindow> = reports
+        .map(|report| ServingWindow {
+            lineage: target.lineage.clone(),
+            requests: report.requests,
+            errors: report.errors,
+            p50_ms: report.p50_ms,
+            p99_ms: report.p99_ms,
+        })
         .collect();
-    let requests: u64 = reports.iter().map(|report| report.requests).sum();
-    let weighted: f64 = reports
-        .iter()
-        .map(|report| report.p50_ms * report.requests as f64)
-        .sum();
-    (requests > 0).then(|| ServingWindow {
-        lineage: target.lineage.clone(),
-        requests,
-        errors: reports.iter().map(|report| report.errors).sum(),
-        p50_ms: weighted / requests as f64,
-        p99_ms: reports.iter().map(|report| report.p99_ms).fold(0.0, f64::max),
-    })
+    ServingWindow::together(&windows)
 }

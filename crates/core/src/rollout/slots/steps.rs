@@ -82,10 +82,9 @@ impl View<'_> {
         let is_idle = self.seen.selected().is_some_and(|active| active != slot);
         let is_on_its_way = is_idle && !self.is_previous(slot) && !self.is_returning();
         let all = self.replicas();
-        match (is_on_its_way, &self.traffic.widened) {
-            (false, _) => all,
-            (true, None) => pods(all, self.spec.steps.after(0)),
-            (true, Some(widened)) => pods(all, self.share(widened)),
+        match is_on_its_way {
+            true => pods(all, self.next_share()),
+            false => all,
         }
     }
 
