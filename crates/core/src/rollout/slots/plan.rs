@@ -205,7 +205,9 @@ impl View<'_> {
             false => (Phase::Promoting, Need::All),
         };
         let readiness = self.readiness(to, &target);
-        let is_stepped = !is_return && (self.next_share() < 100 || self.wish_of_step(active, to).is_some());
+        // Without a way back there is nothing to go back to, however badly the last step went.
+        let goes_back = named.is_some() && self.wish_of_step(active, to).is_some();
+        let is_stepped = !is_return && (self.next_share() < 100 || goes_back);
         if readiness.is_enough(need) && !is_stepped {
             let left_template = left.map(|left| left.template.clone());
             let returned_from = left_template.filter(|template| is_return && *template != target.template);

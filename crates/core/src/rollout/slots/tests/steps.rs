@@ -179,6 +179,18 @@ fn a_step_to_what_the_pointer_claims_no_longer_is_taken_back() {
 }
 
 #[test]
+fn the_last_step_ends_also_where_the_way_back_was_given_up() {
+    let bake = i64::from(crate::rollout::Spec::default().rollout.bake_seconds);
+    let mut cluster = flipped().at_step(50, 4, 20);
+    let given_up = cluster
+        .pointer
+        .drop_other(1, &"a".to_owned().into(), "d".to_owned(), at(30));
+    cluster.pointer = given_up.expect("it is the way back");
+    cluster.fails();
+    cluster.check(20 + bake, Phase::Promoting, &["select green"]);
+}
+
+#[test]
 fn a_persons_word_goes_back_from_a_step() {
     let mut cluster = flipped().at_step(10, 1, 20);
     cluster.seen.wish = Some(Wish {
