@@ -19,7 +19,7 @@ use verdigris_proto::ingest::ingest_service_server::IngestService;
 use verdigris_proto::ingest::{
     GetProgressRequest, GetProgressResponse, IngestRequest, IngestResponse, IngestStreamResponse, Rejection,
 };
-use verdigris_proto::reason::Reason;
+use verdigris_proto::reason::{Reason, reason_of};
 use verdigris_runtime::deadline::Deadline;
 use verdigris_runtime::traces::{self, Trace};
 use verdigris_store::{ReadError, collection as objects};
@@ -32,6 +32,8 @@ use crate::{Handle, Indexer, traced};
 
 /// How long a call waits for its position when its caller gives no deadline.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long events wait for the store where the settings of their collection are known.
+const STORE_PATIENCE: Duration = Duration::from_secs(1);
 /// Rejections that a stream's answer holds at most.
 const REJECTIONS_MAX: usize = 10_000;
 /// Bytes of payloads in one append: a part of what the bus takes, so that a large batch does not hold others up.
@@ -64,7 +66,7 @@ pub(crate) async fn accept(indexer: &Indexer, name: &CollectionName, events: Vec
         .ensure(name, &Settings::default())
         .await
         .map_err(|error| status_of_read(&error))?;
-    let settings = settings_of(indexer, name).await?;
+    let settings = settings_for_events(indexer, name, &handle).await?;
     let judging = Judging {
         name,
         settings: &settings,
@@ -159,7 +161,32 @@ async fn append(
     Ok(())
 }
 
-/// The settings that events are judged by.
+/// The settings that events are judged by: where the store is away, those that were read last. The bus is what makes an
+/// event durable, and the indexer judges it again.
+async fn settings_for_events(
+    indexer: &Indexer,
+    name: &CollectionName,
+    handle: &Handle,
+) -> Result<Arc<Settings>, Status> {
+    let (last, read) = (handle.last_settings(), settings_of(indexer, name));
+    let read = match last {
+        None => read.await,
+        Some(last) => match tokio::time::timeout(STORE_PATIENCE, read).await {
+            Err(_) => return Ok(last),
+            Ok(Err(status)) if is_away(&status) => return Ok(last),
+            Ok(read) => read,
+        },
+    };
+    let settings = Arc::new(read?);
+    handle.note_settings(settings.clone());
+    Ok(settings)
+}
+
+fn is_away(status: &Status) -> bool {
+    reason_of(status).as_deref() == Some(Reason::StoreUnavailable.as_str())
+}
+
+/// The settings of a collection.
 pub(crate) async fn settings_of(indexer: &Indexer, name: &CollectionName) -> Result<Settings, Status> {
     let store = &*indexer.deps().store;
     let pointer = objects::pointer(store, name)

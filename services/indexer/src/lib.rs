@@ -136,6 +136,8 @@ pub struct Handle {
     pub(crate) traced: traced::Traced,
     /// Documents that were erased, as far as the indexer has looked.
     erased: Mutex<Arc<BTreeSet<String>>>,
+    /// The settings as they were last read, for events that come while the store is away.
+    settings: Mutex<Option<Arc<Settings>>>,
 }
 
 impl Handle {
@@ -159,6 +161,17 @@ impl Handle {
 
     pub(crate) fn note_erased(&self, ids: Arc<BTreeSet<String>>) {
         *self.erased.lock().expect("no code panics while it holds this lock") = ids;
+    }
+
+    pub(crate) fn last_settings(&self) -> Option<Arc<Settings>> {
+        self.settings
+            .lock()
+            .expect("no code panics while it holds this lock")
+            .clone()
+    }
+
+    pub(crate) fn note_settings(&self, settings: Arc<Settings>) {
+        *self.settings.lock().expect("no code panics while it holds this lock") = Some(settings);
     }
 
     fn writing(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
@@ -257,6 +270,7 @@ impl Indexer {
             writing,
             traced: traced::Traced::default(),
             erased: Mutex::default(),
+            settings: Mutex::default(),
         });
         self.lock().insert(name.clone(), handle.clone());
         let token = self.tasks.token();

@@ -154,6 +154,7 @@ impl<'a> Turn<'a> {
         let crashed = writer.tries >= TRIES_MAX;
         let erasing = Erasing::begin(store, name, &pointer).await?;
         handle.note_erased(erasing.ids.clone());
+        handle.note_settings(Arc::new(settings.clone()));
         Ok(Self {
             deps,
             name,
