@@ -1,8 +1,9 @@
 //! `releases export --layout faiss`: what others can read without Verdigris.
 //!
-//! Goal: row n of `index.faiss` is line n of `meta.jsonl`, and a stock reader finds what Verdigris finds. Method: random
-//! vectors, some changed and some deleted in later releases; the rows are read from the bytes of a flat index here, and
-//! a graph is searched by stock FAISS in Python where that can be had.
+//! Goal: row n of `index.faiss` is line n of `meta.jsonl`, and a stock reader finds what Verdigris finds, in an export and
+//! in a bucket. Method: random vectors, some changed and some deleted in later releases; the rows are read from the bytes
+//! of a flat index here, and a graph is searched by stock FAISS in Python where that can be had, fetched by boto3 from a
+//! real S3 server.
 //! Deliberately absent: how files come about; that is the engine's.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 #![allow(
@@ -19,6 +20,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use verdigris_tests::process::{Folder, Server};
+use verdigris_tests::servers;
 
 const DIMENSION: usize = 16;
 const TOP_K: usize = 20;
@@ -68,7 +70,7 @@ fn an_export_has_a_row_for_each_line_and_what_describes_them() {
 #[test]
 fn stock_faiss_finds_in_an_export_what_verdigris_finds() {
     let test = "stock_faiss_finds_in_an_export_what_verdigris_finds";
-    let packages = match stock_faiss() {
+    let packages = match packages("faiss", &["faiss-cpu", "numpy"]) {
         Ok(packages) => packages,
         Err(why) => return println!("skipped: {test}: no stock FAISS: {why}"),
     };
@@ -85,6 +87,39 @@ fn stock_faiss_finds_in_an_export_what_verdigris_finds() {
     }
 }
 
+#[test]
+fn outside_clients_read_from_a_bucket_what_verdigris_finds() {
+    let test = "outside_clients_read_from_a_bucket_what_verdigris_finds";
+    let Some(s3) = servers::Server::s3(test) else { return };
+    let packages = match packages("boto3", &["boto3", "blake3", "faiss-cpu", "numpy", "pyroaring"]) {
+        Ok(packages) => packages,
+        Err(why) => return println!("skipped: {test}: no boto3, FAISS or what reads digests and bitmaps: {why}"),
+    };
+    let environment = s3.environment();
+    let catalog = Catalog::over(1_000, &environment);
+    let of = |name: &str| environment.iter().find(|(key, _)| *key == name).unwrap().1.clone();
+    let url = of("VERDIGRIS_STORE_URL");
+    let (bucket, prefix) = url.trim_start_matches("s3://").split_once('/').unwrap();
+    let file = catalog.folder.file("queries.json", json!(queries()).to_string());
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/read_release.py");
+    let mut python = Command::new("python3");
+    python.arg(program).args([bucket, &format!("{prefix}/products"), &file]);
+    python.arg(TOP_K.to_string()).env("PYTHONPATH", &packages);
+    python.envs(["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name, of(name))));
+    python.env("AWS_ENDPOINT_URL_S3", of("VERDIGRIS_STORE_ENDPOINT"));
+    python.env("AWS_DEFAULT_REGION", of("VERDIGRIS_STORE_REGION"));
+    let output = python.output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["documents"], catalog.vectors.len());
+    let rows = told["rows"].as_u64().unwrap();
+    assert!(rows > catalog.vectors.len() as u64, "some rows are dead: {rows}");
+    for (query, found) in queries().iter().zip(told["found"].as_array().unwrap()) {
+        assert_eq!(found, &json!(catalog.found(query)));
+    }
+}
+
 /// A collection of random vectors, of which later releases changed some and deleted some.
 struct Catalog {
     folder: Folder,
@@ -97,8 +132,16 @@ struct Catalog {
 
 impl Catalog {
     fn new(documents: usize) -> Self {
+        Self::over(documents, &[])
+    }
+
+    /// In the store that this environment names.
+    fn over(documents: usize, environment: &[(&str, String)]) -> Self {
         let folder = Folder::new();
-        let server = folder.up();
+        let mut up = folder.command();
+        up.args(["up", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        up.envs(environment.iter().map(|(name, value)| (name, value)));
+        let server = folder.try_up_by(&mut up).unwrap();
         let settings = json!({"embedder": {"provider": "none", "dimension": DIMENSION}}).to_string();
         let settings = folder.file("settings.json", &settings);
         let _made = folder
@@ -247,10 +290,10 @@ fn random_vector(seed: u64) -> Vec<f32> {
     vector.iter().map(|x| x / length).collect()
 }
 
-/// A folder with FAISS and numpy for this Python, fetched once and kept; or why there is none.
-fn stock_faiss() -> Result<PathBuf, String> {
+/// A folder with these packages for this Python, fetched once and kept; or why there is none.
+fn packages(module: &str, what: &[&str]) -> Result<PathBuf, String> {
     let version = python(&["-c", "import sys; print(sys.implementation.cache_tag)"], None)?;
-    let kept = kept::path(&format!("faiss-{}", version.trim()));
+    let kept = kept::path(&format!("{module}-{}", version.trim()));
     if !kept.exists() {
         let unfinished = kept::unfinished(&kept);
         let target = unfinished.to_string_lossy();
@@ -263,15 +306,14 @@ fn stock_faiss() -> Result<PathBuf, String> {
             "--disable-pip-version-check",
         ];
         let briefly = ["--only-binary", ":all:", "--retries", "0", "--timeout", "20"];
-        let what = ["--target", &target, "faiss-cpu", "numpy"];
-        let installed = python(&[&quietly[..], &briefly, &what].concat(), None);
+        let installed = python(&[&quietly[..], &briefly, &["--target", &target], what].concat(), None);
         // Another run may have been first; then its folder serves.
         if installed.is_err() || fs::rename(&unfinished, &kept).is_err() {
             fs::remove_dir_all(&unfinished).ok();
         }
         installed?;
     }
-    python(&["-c", "import faiss"], Some(&kept))?;
+    python(&["-c", &format!("import {module}")], Some(&kept))?;
     Ok(kept)
 }
 
