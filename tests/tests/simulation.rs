@@ -168,6 +168,7 @@ fn whatever_goes_wrong_every_invariant_holds() {
     }
     let (seeds, began) = (number("SEEDS").unwrap_or(SEEDS), Instant::now());
     let first = number("FIRST_SEED").unwrap_or(1);
+    let failures = number("FAILURES").map_or(FAILURES, |number| number as usize);
     let (next, failed) = (AtomicU64::new(first), Mutex::new(Vec::new()));
     let counts: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
     thread::scope(|scope| {
@@ -175,7 +176,7 @@ fn whatever_goes_wrong_every_invariant_holds() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + seeds || failed.lock().unwrap().len() >= FAILURES {
+                    if seed >= first + seeds || failed.lock().unwrap().len() >= failures {
                         return;
                     }
                     let told = tell(seed);

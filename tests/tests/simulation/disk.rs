@@ -39,7 +39,7 @@ pub(crate) struct Object {
     pub(crate) bytes: Bytes,
     pub(crate) digest: Digest,
     tag: Tag,
-    modified: i64,
+    pub(crate) modified: i64,
 }
 
 #[derive(Default)]
@@ -49,6 +49,8 @@ struct Inner {
     gone: BTreeMap<String, Object>,
     /// When each body of a pointer was first asked for.
     asked: BTreeMap<Digest, i64>,
+    /// When a listing of before was last given for a prefix.
+    mislisted: BTreeMap<String, i64>,
     writes: u64,
     now: i64,
     deeds: Vec<Deed>,
@@ -234,6 +236,17 @@ impl Disk {
             .take(limit)
             .map(meta)
             .collect()
+    }
+
+    /// Notes that somebody is given a listing of before.
+    pub(crate) fn mislist(&self, prefix: &str) {
+        let mut inner = self.lock();
+        let now = inner.now;
+        inner.mislisted.insert(prefix.to_owned(), now);
+    }
+
+    pub(crate) fn mislisted_at(&self, prefix: &str) -> Option<i64> {
+        self.lock().mislisted.get(prefix).copied()
     }
 
     pub(crate) fn delete(&self, key: &str) {

@@ -8,6 +8,7 @@ use verdigris_core::pointer::{KeptRelease, LineageRole, Pointer, RejectedEvents}
 use verdigris_store::keys;
 
 use super::disk::Disk;
+use super::leftovers::references;
 use super::{Verdict, beside, hold, name};
 
 /// How the seats of owners of rollouts begin; all others are indexers.
@@ -31,11 +32,35 @@ pub(crate) fn rejected(disk: &Disk, rejected: &RejectedEvents) -> Verdict<BTreeS
 
 /// I-4, I-19: whoever swings has the epoch of his kind, and leaves alone what is the other kind's.
 pub(crate) fn allowed(by: &str, before: &Pointer, after: &Pointer) -> Verdict<()> {
+    remembers_rejected(before, after)?;
+    lets_go_by_the_grace(before, after)?;
     if by.starts_with(OWNER) {
         owner(by, before, after)
     } else {
         indexer(by, before, after)
     }
+}
+
+/// I-12: what a person rejected is known as long as a release from before it is kept: it may be read again.
+fn remembers_rejected(before: &Pointer, after: &Pointer) -> Verdict<()> {
+    let forgotten = before.rejected.as_ref().filter(|_| after.rejected.is_none());
+    let may_return = forgotten.filter(|rejected| after.kept.iter().any(|kept| kept.checkpoint < rejected.to));
+    hold(may_return.is_none(), || {
+        format!("I-12: {may_return:?} is forgotten, and may be read again")
+    })
+}
+
+/// I-10: a manifest that may have answered is remembered when it is named no more, so that its files stay for the grace.
+fn lets_go_by_the_grace(before: &Pointer, after: &Pointer) -> Verdict<()> {
+    let remembered = after.unnamed.iter().map(|unnamed| &unnamed.manifest.path);
+    let stays: BTreeSet<&String> = references(after)
+        .map(|manifest| &manifest.path)
+        .chain(remembered)
+        .collect();
+    let sources: BTreeSet<&String> = before.builds.iter().map(|build| &build.source.path).collect();
+    let mut gone = references(before).filter(|manifest| !stays.contains(&manifest.path));
+    let gone = gone.find(|manifest| !sources.contains(&manifest.path));
+    hold(gone.is_none(), || format!("I-10: {gone:?} is let go without the grace"))
 }
 
 fn owner(by: &str, before: &Pointer, after: &Pointer) -> Verdict<()> {

@@ -107,6 +107,63 @@ pub(crate) fn dropped(
     Ok(dropped)
 }
 
+/// Every document that was ever erased, and since when: what lay there before must be gone with its bytes.
+#[derive(Default)]
+pub(crate) struct Since(BTreeMap<String, i64>);
+
+impl Since {
+    /// Takes note of what a swing names.
+    pub(crate) fn note(&mut self, is: &BTreeMap<String, bool>, at: i64) {
+        for id in is.keys() {
+            self.0.entry(id.clone()).or_insert(at);
+        }
+    }
+
+    pub(crate) fn contains(&self, id: &str) -> bool {
+        self.0.contains_key(id)
+    }
+
+    /// No dead letter that lay there before the erase is left once the bytes are said to be gone; one that a sleeper
+    /// wrote later, or that a listing of before did not show, goes later.
+    pub(crate) fn letters_are_gone(
+        &self,
+        disk: &Disk,
+        was: &BTreeMap<String, bool>,
+        is: &BTreeMap<String, bool>,
+    ) -> Verdict<()> {
+        let prefix = keys::dead_letters(&name());
+        let is_new = |id: &str| is[id] && was.get(id) != Some(&true);
+        let shown = |since: i64| disk.mislisted_at(&prefix).is_none_or(|at| at < since);
+        let gone = self.0.iter().filter(|(id, since)| is_new(id) && shown(**since));
+        let gone: BTreeMap<&str, i64> = gone.map(|(id, since)| (id.as_str(), *since)).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for key in disk.keys().iter().filter(|key| key.starts_with(&prefix)) {
+            let object = disk.look(key).ok_or("a letter that went")?;
+            let lay_there = gone.iter().filter(|(_, since)| object.modified <= **since);
+            let left = events_of(key, &object.bytes, lay_there.map(|(id, _)| *id))?;
+            hold(left.is_empty(), || {
+                format!("I-14: a dead letter keeps an event of {left:?}, whose bytes are said to be gone: {key}")
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Of which of these documents a batch of letters keeps an event.
+fn events_of<'i>(key: &str, bytes: &[u8], ids: impl Iterator<Item = &'i str> + Clone) -> Verdict<BTreeSet<&'i str>> {
+    let letters = dead_letter::decode(key, bytes).map_err(|error| format!("I-12: {error}"))?;
+    let payloads = letters
+        .iter()
+        .map(|letter| String::from_utf8_lossy(&letter.payload_bytes()).into_owned());
+    let of = |payload: String| {
+        ids.clone()
+            .filter(move |id| payload.contains(&format!("\"id\":\"{id}\"")))
+    };
+    Ok(payloads.flat_map(of).collect())
+}
+
 /// At the end of a story nothing of them is anywhere in the store.
 pub(crate) fn nothing_is_left(disk: &Disk, pointer: &Pointer) -> Verdict<()> {
     let ids = ids(&listed(disk, pointer)?);
@@ -114,14 +171,10 @@ pub(crate) fn nothing_is_left(disk: &Disk, pointer: &Pointer) -> Verdict<()> {
     hold(is_removed, || format!("I-14: bytes of {ids:?} are never removed"))?;
     for key in disk.keys().iter().filter(|key| key.contains("/dead-letters/")) {
         let object = disk.look(key).ok_or("a letter that went")?;
-        let letters = dead_letter::decode(key, &object.bytes).map_err(|error| format!("I-12: {error}"))?;
-        for letter in letters {
-            let payload = String::from_utf8_lossy(&letter.payload_bytes()).into_owned();
-            let id = ids.iter().find(|id| payload.contains(&format!("\"id\":\"{id}\"")));
-            hold(id.is_none(), || {
-                format!("I-14: a dead letter keeps an event of {id:?}: {key}")
-            })?;
-        }
+        let kept = events_of(key, &object.bytes, ids.iter().map(String::as_str))?;
+        hold(kept.is_empty(), || {
+            format!("I-14: a dead letter keeps an event of {kept:?}: {key}")
+        })?;
     }
     Ok(())
 }

@@ -73,7 +73,7 @@ pub(crate) struct Judge {
     writers: BTreeSet<String>,
     read: RefCell<Vec<(Digest, Arc<Pointer>)>>,
     /// Every document that was ever erased, and those that were when the staged release was made.
-    erased: BTreeSet<String>,
+    erased: erasing::Since,
     erased_when_staged: BTreeSet<String>,
     /// Moves of traffic that were asked for.
     pub(crate) wanted: Vec<Wanted>,
@@ -96,7 +96,7 @@ impl Judge {
             nonces: BTreeSet::new(),
             writers: BTreeSet::new(),
             read: RefCell::default(),
-            erased: BTreeSet::new(),
+            erased: erasing::Since::default(),
             erased_when_staged: BTreeSet::new(),
             wanted: Vec::new(),
             processes: 0,
@@ -202,7 +202,7 @@ impl Judge {
                 format!("I-12: the letter of event {sequence} is not that event, or I-14: it is")
             })?;
             let is_right = match letter.reason.as_str() {
-                CRASHED => told.is_poison || self.processes >= 3,
+                CRASHED => model.may_panic(sequence) || self.processes >= 3,
                 REJECTED => true,
                 ERASED => self.erased.contains(&told.id),
                 reason => told.bad == Some(reason),
@@ -252,7 +252,7 @@ impl Judge {
             self.rejected.extend(duties::rejected(&self.disk, list)?);
         }
         let dropped = self
-            .erased(&before, &after)
+            .erased(&before, &after, swing.at)
             .map_err(|why| format!("{}: {why}", shown()))?;
         if is_publish && beside::is_candidate_alone(&before, &after) {
             self.candidate_alone(&before, &after, model)?;
@@ -284,13 +284,14 @@ impl Judge {
     }
 
     /// I-14; the kept releases that an erase may let go.
-    fn erased(&mut self, before: &Pointer, after: &Pointer) -> Verdict<BTreeSet<u64>> {
+    fn erased(&mut self, before: &Pointer, after: &Pointer, at: i64) -> Verdict<BTreeSet<u64>> {
         let (was, is) = (
             erasing::listed(&self.disk, before)?,
             erasing::listed(&self.disk, after)?,
         );
         erasing::for_ever(&self.disk, &mut self.reading, &was, &is, after)?;
-        self.erased.extend(erasing::ids(&is));
+        self.erased.note(&is, at);
+        self.erased.letters_are_gone(&self.disk, &was, &is)?;
         if before.staged.is_none() && after.staged.is_some() {
             self.erased_when_staged = erasing::ids(&was);
         }

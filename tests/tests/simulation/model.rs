@@ -54,6 +54,15 @@ impl Model {
         &self.events[sequence as usize - 1]
     }
 
+    /// Whether the embedder may panic at what an event makes: at its own text, or at that of a patch that came before its
+    /// document was there.
+    pub(crate) fn may_panic(&self, sequence: u64) -> bool {
+        let event = self.event(sequence);
+        let before = self.events.iter().take(sequence as usize - 1);
+        let mut waiting = before.filter(|one| one.id == event.id && one.kind == Kind::Patch && one.is_poison);
+        event.is_poison || waiting.next().is_some()
+    }
+
     /// The documents after the events up to `checkpoint`, those in `left_out` apart, without those that are `absent`.
     pub(crate) fn documents(&self, checkpoint: u64, left_out: &BTreeSet<u64>, absent: &BTreeSet<String>) -> Documents {
         let mut by_id: BTreeMap<&str, Vec<&Told>> = BTreeMap::new();

@@ -300,6 +300,9 @@ impl Store for Seat {
         let fresh = self.disk.list(prefix, start_after, limit);
         let listing = (prefix.to_owned(), start_after.map(str::to_owned), limit);
         let stale = self.lock().listings.insert(listing, fresh.clone()).unwrap_or_default();
+        if fate == Fate::Stale {
+            self.disk.mislist(prefix);
+        }
         let result = Ok(if fate == Fate::Stale { stale } else { fresh });
         self.after(prefix, fate, result).await
     }
