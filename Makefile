@@ -37,9 +37,12 @@ test: model servers ## Run all tests
 	exit $$status
 
 # The allocator keeps what it got: stories are short, and each would ask the system for the same again.
+simulate mutants: export MALLOC_MMAP_THRESHOLD_ = 1073741824
+simulate mutants: export MALLOC_TRIM_THRESHOLD_ = 2147483648
+simulate mutants: export MALLOC_TOP_PAD_ = 67108864
+
 simulate: setup ## Tell 10,000 stories of the simulation (SEEDS=n; SIMULATION_SEED=n tells one, with all that happens)
-	@SEEDS=$(or $(SEEDS),10000) MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483648 MALLOC_TOP_PAD_=67108864 \
-		$(CARGO) test --locked --workspace --test simulation -- --nocapture whatever
+	@SEEDS=$(or $(SEEDS),10000) $(CARGO) test --locked --workspace --test simulation -- --nocapture whatever
 
 mutants: setup ## Plant each bug of tests/mutants and count the stories until the simulation finds it
 	@scripts/mutants
