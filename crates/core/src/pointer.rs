@@ -527,6 +527,17 @@ impl Pointer {
         Ok(next)
     }
 
+    /// The writer met an error that is no event's fault: nobody's end from here on is the named one's.
+    pub fn acquit_event(&self, epoch: u64, nonce: String, now: Timestamp) -> Result<Self, EditRefused> {
+        self.check_turn(epoch)?;
+        let mut next = self.next(nonce, now);
+        if let Some(writer) = &mut next.writer {
+            writer.tries = 0;
+            writer.trying = None;
+        }
+        Ok(next)
+    }
+
     /// A release takes the place of the one before it in its lineage.
     pub fn publish(
         &self,
@@ -716,6 +727,11 @@ mod tests {
             ),
             Some((2, 1))
         );
+        let acquitted = again
+            .acquit_event(3, "q".to_owned(), Timestamp(1))
+            .expect("its turn");
+        assert_eq!(tries(&claimed(&acquitted, "d")), Some((3, 0)), "an outage, and then an end");
+        assert!(acquitted.acquit_event(2, "q2".to_owned(), Timestamp(1)).is_err(), "not its turn");
     }
 
     #[test]

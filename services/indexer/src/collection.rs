@@ -188,8 +188,11 @@ impl CollectionIndexer {
             Err(error) => {
                 if error.may_be_poison() {
                     self.panics = self.panics.after(turn.named);
-                } else if turn.has_published {
-                    self.panics = Panics::default();
+                } else {
+                    turn.acquit_event().await;
+                    if turn.has_published {
+                        self.panics = Panics::default();
+                    }
                 }
                 Err(error)
             }

@@ -1,6 +1,7 @@
 //! What becomes of a window of events: ordered, judged, embedded, written and published, or rehearsed first.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use verdigris_bus::BusEvent;
 use verdigris_core::manifest::{Checkpoint, PublishReason};
@@ -10,13 +11,16 @@ use verdigris_engine::segment::write::SegmentShape;
 use verdigris_runtime::traces::{ReleaseName, Trace};
 use verdigris_store::commit;
 
-use crate::error::IndexerError;
+use crate::error::{IndexerError, chain};
 use crate::guard::{self, Look};
 use crate::order::{OrderContext, Ordered};
 use crate::progress::{OutcomeCounts, Published};
 use crate::turn::{Change, Turn, blocking};
 use crate::window::Caution;
 use crate::{dead_letters, embed, fresh_name, order, write_segment};
+
+/// For how long the store may take to note that an event is not to blame.
+const ACQUIT_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Turn<'_> {
     pub(crate) async fn publish_window(&mut self, mut window: Vec<BusEvent>) -> Result<(), IndexerError> {
@@ -114,6 +118,23 @@ impl Turn<'_> {
         })
         .await?;
         Ok(())
+    }
+
+    /// Takes the name back after an error that is no event's fault, so that an end of the process before the next try is
+    /// not held against the event. What cannot be written just now is left as it is.
+    pub(crate) async fn acquit_event(&mut self) {
+        if self.named.take().is_none() {
+            return;
+        }
+        let (nonce, now, epoch) = (commit::nonce(), Timestamp(self.deps.clock.now_ns()), self.epoch);
+        let acquitting = commit::swing(&*self.deps.store, self.name, nonce.clone(), |p| {
+            p.acquit_event(epoch, nonce.clone(), now)
+        });
+        match tokio::time::timeout(ACQUIT_PATIENCE, acquitting).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(collection = %self.name, "an event stays named: {}", chain(&error)),
+            Err(_) => tracing::debug!(collection = %self.name, "an event stays named: the store does not answer"),
+        }
     }
 
     pub(crate) async fn order(&self, window: Vec<BusEvent>) -> Result<Ordered, IndexerError> {

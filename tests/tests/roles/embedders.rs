@@ -1,5 +1,6 @@
 //! Embedders that misbehave on demand, in front of the one that hashes words.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -44,7 +45,9 @@ impl Embedder for Unreliable {
     async fn embed(&self, texts: &[String], kind: TextKind) -> Result<Vec<Vec<f32>>, EmbedError> {
         if self.away.load(Ordering::SeqCst) {
             self.refused.fetch_add(1, Ordering::SeqCst);
-            return Err(EmbedError::GivenUp);
+            return Err(EmbedError::ModelMissing {
+                dir: PathBuf::from("models"),
+            });
         }
         if kind == TextKind::Document && texts.iter().any(|text| text.contains(POISON)) {
             self.panicked.fetch_add(1, Ordering::SeqCst);
