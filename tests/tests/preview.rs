@@ -48,6 +48,9 @@ fn a_candidate_is_looked_at_before_anybody_gets_it() {
     let built = folder.run(&["rebuild", "--settings", &next, "--reason", "another model", "--wait"]);
     assert_eq!(built.code, 0, "{}", built.text);
     let active = folder.run(&["search", "red thing 8"]).with_code(0);
+    // The settings in force would promote it, those that it was built by want a person's word.
+    let settings = folder.run(&["settings", "show"]).with_code(0);
+    assert_eq!(settings["rollout"]["promotion"], "automatic", "{settings}");
     // The candidate is opened beside what answers: until it is, it says that it is not ready.
     let began = Instant::now();
     let other = loop {
@@ -60,6 +63,8 @@ fn a_candidate_is_looked_at_before_anybody_gets_it() {
     };
     assert_ne!(active["lineage"], other["lineage"]);
     assert_eq!(other["hits"][0]["id"], "t-8");
+    let status = folder.run(&["rollout", "status", "--wait", "--timeout", "60"]).with_code(0);
+    assert_eq!(status["phase"], "awaiting_approval", "{status}");
     let got = folder.run(&["get", "t-8", "--lineage", "other"]).with_code(0);
     assert_eq!(got["lineage"], other["lineage"]);
     let compared = folder

@@ -10,7 +10,7 @@ use verdigris_core::gates::{Measurements, judge};
 use verdigris_core::manifest::SettingsReference;
 use verdigris_core::names::CollectionName;
 use verdigris_core::pointer::{EditRefused, LineageRole, Pointer};
-use verdigris_core::rollout::{Observation, Phase, Plan, ReturnWish, Spec, baseline, paused, plan};
+use verdigris_core::rollout::{Observation, Phase, Plan, Promotion, ReturnWish, Spec, baseline, paused, plan};
 use verdigris_core::timestamp::Timestamp;
 use verdigris_store::collection::SeenPointer;
 use verdigris_store::{CommitError, ReadError, collection as objects, commit};
@@ -77,7 +77,8 @@ pub(crate) struct Owner {
     /// The place of one that is attended to, and since when.
     place: Option<(OwnedSemaphorePermit, Instant)>,
     pointer: Option<SeenPointer>,
-    spec: Option<(SettingsReference, Spec)>,
+    /// With the settings that it was read from: those in force, and those of a candidate.
+    spec: Option<((SettingsReference, Option<SettingsReference>), Spec)>,
     /// What is remembered of the other lineage; forgotten when another takes its place.
     pub(crate) memory: Observation,
     of: Option<verdigris_core::manifest::LineageId>,
@@ -302,17 +303,23 @@ impl Owner {
         self.deps.scope.counted_as.as_deref().unwrap_or(self.name.as_str())
     }
 
+    /// What the settings in force say; a candidate whose own settings want a person's word waits for it as well.
     async fn spec(&mut self, pointer: &Pointer) -> Result<Spec, CommitError> {
-        if let Some((_, spec)) = self
-            .spec
-            .as_ref()
-            .filter(|(reference, _)| *reference == pointer.settings)
-        {
+        let is_candidate = pointer.other.as_ref().is_some_and(|other| other.role == LineageRole::Candidate);
+        let of_candidate = pointer.other_settings.as_ref().filter(|_| is_candidate);
+        let named = (pointer.settings.clone(), of_candidate.cloned());
+        if let Some((_, spec)) = self.spec.as_ref().filter(|(read, _)| *read == named) {
             return Ok(spec.clone());
         }
         let settings = objects::settings(&*self.deps.store, &self.name, &pointer.settings).await?;
-        let spec = Spec::from(&settings);
-        self.spec = Some((pointer.settings.clone(), spec.clone()));
+        let mut spec = Spec::from(&settings);
+        if let Some(reference) = of_candidate {
+            let theirs = objects::settings(&*self.deps.store, &self.name, reference).await?;
+            if theirs.rollout.promotion == Promotion::Manual {
+                spec.rollout.promotion = Promotion::Manual;
+            }
+        }
+        self.spec = Some((named, spec.clone()));
         Ok(spec)
     }
 
