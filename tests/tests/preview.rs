@@ -63,7 +63,9 @@ fn a_candidate_is_looked_at_before_anybody_gets_it() {
     };
     assert_ne!(active["lineage"], other["lineage"]);
     assert_eq!(other["hits"][0]["id"], "t-8");
-    let status = folder.run(&["rollout", "status", "--wait", "--timeout", "60"]).with_code(0);
+    let status = folder
+        .run(&["rollout", "status", "--wait", "--timeout", "60"])
+        .with_code(0);
     assert_eq!(status["phase"], "awaiting_approval", "{status}");
     let got = folder.run(&["get", "t-8", "--lineage", "other"]).with_code(0);
     assert_eq!(got["lineage"], other["lineage"]);

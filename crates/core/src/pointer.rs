@@ -727,11 +727,16 @@ mod tests {
             ),
             Some((2, 1))
         );
-        let acquitted = again
-            .acquit_event(3, "q".to_owned(), Timestamp(1))
-            .expect("its turn");
-        assert_eq!(tries(&claimed(&acquitted, "d")), Some((3, 0)), "an outage, and then an end");
-        assert!(acquitted.acquit_event(2, "q2".to_owned(), Timestamp(1)).is_err(), "not its turn");
+        let acquitted = again.acquit_event(3, "q".to_owned(), Timestamp(1)).expect("its turn");
+        assert_eq!(
+            tries(&claimed(&acquitted, "d")),
+            Some((3, 0)),
+            "an outage, and then an end"
+        );
+        assert!(
+            acquitted.acquit_event(2, "q2".to_owned(), Timestamp(1)).is_err(),
+            "not its turn"
+        );
     }
 
     #[test]

@@ -305,7 +305,10 @@ impl Owner {
 
     /// What the settings in force say; a candidate whose own settings want a person's word waits for it as well.
     async fn spec(&mut self, pointer: &Pointer) -> Result<Spec, CommitError> {
-        let is_candidate = pointer.other.as_ref().is_some_and(|other| other.role == LineageRole::Candidate);
+        let is_candidate = pointer
+            .other
+            .as_ref()
+            .is_some_and(|other| other.role == LineageRole::Candidate);
         let of_candidate = pointer.other_settings.as_ref().filter(|_| is_candidate);
         let named = (pointer.settings.clone(), of_candidate.cloned());
         if let Some((_, spec)) = self.spec.as_ref().filter(|(read, _)| *read == named) {
