@@ -50,7 +50,7 @@ fn a_candidate_is_looked_at_before_anybody_gets_it() {
     let active = folder.run(&["search", "red thing 8"]).with_code(0);
     // The settings in force would promote it, those that it was built by want a person's word.
     let settings = folder.run(&["settings", "show"]).with_code(0);
-    assert_eq!(settings["rollout"]["promotion"], "automatic", "{settings}");
+    assert_eq!(settings["settings"]["rollout"]["promotion"], "automatic", "{settings}");
     // The candidate is opened beside what answers: until it is, it says that it is not ready.
     let began = Instant::now();
     let other = loop {
