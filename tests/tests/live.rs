@@ -1,6 +1,8 @@
 //! Changes, starts and stops as a script sees them: answers and exit codes of the real executable.
 
+use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 
 use verdigris_tests::process::Folder;
 
@@ -95,6 +97,49 @@ fn a_second_server_and_a_taken_port_are_refused_with_their_reason() {
     let address = taken.local_addr().unwrap().to_string();
     let refused = folder.try_up(&address).unwrap_err();
     assert!(refused.contains(&address) && refused.contains("in use"), "{refused}");
+}
+
+#[test]
+fn a_socket_answers_its_user_survives_a_kill_and_goes_with_the_server() {
+    let folder = Folder::new();
+    let socket = folder.data().with_file_name("search.sock");
+    let url = format!("unix:{}", socket.display());
+    let up = || {
+        let mut up = folder.command();
+        up.args(["up", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--socket"]);
+        up.arg(&socket);
+        up
+    };
+    let mut server = folder.try_up_by(&mut up()).unwrap();
+    folder.create_collection();
+    let file = folder.file("catalog.jsonl", CATALOG);
+    let told = folder.run(&["--server", &url, "ingest", &file, "--wait"]).with_code(0);
+    assert_eq!(told["accepted"], 3);
+    let mode = fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "others may open it");
+    let other = Folder::new();
+    let taken = other
+        .command()
+        .arg("up")
+        .arg("--socket")
+        .arg(&socket)
+        .args(["--grpc", "127.0.0.1:0"])
+        .output();
+    let said = String::from_utf8(taken.unwrap().stderr).unwrap();
+    assert!(
+        said.contains("ADDRESS_UNAVAILABLE") && said.contains("another process answers there"),
+        "{said}"
+    );
+    server.kill();
+    let gone = folder.run(&["--server", &url, "search", "drill", "--mode", "words"]);
+    assert_eq!((gone.code, gone.reason()), (1, "SERVER_UNREACHABLE"), "{}", gone.text);
+    let mut server = folder.try_up_by(&mut up()).unwrap();
+    let found = folder
+        .run(&["--server", &url, "search", "drill", "--mode", "words"])
+        .with_code(0);
+    assert_eq!(found["hits"][0]["id"], "KT-1/A");
+    assert_eq!(server.stop().code(), Some(0));
+    assert!(!socket.exists());
 }
 
 #[test]

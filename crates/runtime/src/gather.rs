@@ -6,12 +6,13 @@
 //! along, and when it adds nothing, everything goes. Absent: waiting for time to pass, as Nagle's algorithm does.
 
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
@@ -30,6 +31,19 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Channel, tonic::transport::E
         let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await?;
         stream.set_nodelay(true)?;
         io::Result::Ok(TokioIo::new(Gathered::new(stream)))
+    });
+    endpoint.connect_with_connector(connector).await
+}
+
+/// The same to a Unix domain socket, whatever the endpoint says of where to.
+///
+/// # Errors
+/// Those of [`Endpoint::connect`].
+pub async fn connect_socket(endpoint: &Endpoint, path: &Path) -> Result<Channel, tonic::transport::Error> {
+    let path = path.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { io::Result::Ok(TokioIo::new(Gathered::new(UnixStream::connect(path).await?))) }
     });
     endpoint.connect_with_connector(connector).await
 }

@@ -17,6 +17,7 @@ pub mod listening;
 pub mod metrics;
 pub mod serving;
 pub mod shutdown;
+pub mod socket;
 pub mod telemetry;
 pub mod tls;
 pub mod traces;

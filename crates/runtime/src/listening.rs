@@ -11,7 +11,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::IntGauge;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,6 +26,7 @@ use crate::demotion::{Demotion, GO_WITHIN, Member};
 use crate::gather::Gathered;
 use crate::http::Readiness;
 use crate::serving::{Guard, GuardLayer};
+use crate::socket::Socket;
 use crate::tls::{self, Tls, VerifiedCaller};
 
 /// Connections at once; more wait in the system's own queue. Each costs a file descriptor and some buffers.
@@ -93,6 +94,29 @@ pub struct Server {
     pub tls: Option<Tls>,
 }
 
+/// Where connections come from.
+pub enum Listener {
+    /// Other machines, or this one.
+    Tcp(TcpListener),
+    /// Programs on this machine.
+    Unix(Socket),
+}
+
+/// A connection that was accepted.
+enum Accepted {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Listener {
+    async fn accept(&self) -> std::io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, _peer)| Accepted::Tcp(stream)),
+            Self::Unix(socket) => socket.accept().await.map(Accepted::Unix),
+        }
+    }
+}
+
 /// How a drain went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -110,7 +134,7 @@ pub struct DescriptorError(#[source] tonic_reflection::server::Error);
 impl Server {
     /// Serves until the token is cancelled, and drains: not ready, notice, no new connections, GOAWAY, calls in flight
     /// finish, the rest is cut at the limit. Dropping the future cuts at once.
-    pub async fn serve(self, listener: TcpListener, token: CancellationToken) -> Result<Drained, DescriptorError> {
+    pub async fn serve(self, listener: Listener, token: CancellationToken) -> Result<Drained, DescriptorError> {
         let mut reporter = HealthReporter::new();
         let routes = self
             .routes
@@ -238,7 +262,7 @@ struct Answering {
 }
 
 impl Connections {
-    async fn accept(&self, listener: &TcpListener) {
+    async fn accept(&self, listener: &Listener) {
         loop {
             let permit = self
                 .permits
@@ -247,7 +271,7 @@ impl Connections {
                 .await
                 .expect("the semaphore is never closed");
             match listener.accept().await {
-                Ok((stream, _peer)) => {
+                Ok(stream) => {
                     let held = Held::new(permit, self.gauge.clone());
                     self.tracker.spawn(self.attend(stream, held));
                 }
@@ -260,7 +284,7 @@ impl Connections {
     }
 
     /// Answers one connection until it ends, or is told to.
-    fn attend(&self, stream: TcpStream, held: Held) -> impl Future<Output = ()> + Send + 'static {
+    fn attend(&self, stream: Accepted, held: Held) -> impl Future<Output = ()> + Send + 'static {
         let acceptor = self.tls.as_ref().map(Tls::acceptor);
         let mut answering = Answering {
             service: self.service.clone(),
@@ -274,6 +298,10 @@ impl Connections {
         };
         async move {
             let _held = held;
+            let stream = match stream {
+                Accepted::Tcp(stream) => stream,
+                Accepted::Unix(stream) => return answering.begin(stream).await,
+            };
             if prepare(&stream).is_err() {
                 return;
             }
@@ -283,21 +311,12 @@ impl Connections {
                 }
                 return;
             };
-            let begun = answering.in_time(async {
-                let mut stream = acceptor.accept(stream).await.ok()?;
-                let mut said = [0; PREFACE.len()];
-                stream.read_exact(&mut said).await.ok()?;
-                Some((stream, said))
-            });
-            let Some(Some((stream, said))) = begun.await else {
+            let Some(Ok(stream)) = answering.in_time(acceptor.accept(stream)).await else {
                 tracing::debug!("a connection ended before it began");
                 return;
             };
             answering.caller = stream.get_ref().1.peer_certificates().map(|_| VerifiedCaller);
-            // The preface was taken, and hyper wants it.
-            let (reader, writer) = tokio::io::split(stream);
-            let reader = std::io::Cursor::new(said).chain(reader);
-            answering.converse(tokio::io::join(reader, writer)).await;
+            answering.begin(stream).await;
         }
     }
 
@@ -326,6 +345,19 @@ impl Answering {
             begun = tokio::time::timeout(PREFACE_WAIT, beginning) => begun.ok(),
             () = self.ending.goaway.cancelled() => None,
         }
+    }
+
+    /// Converses with a stream that says in time what every client says first.
+    async fn begin(self, mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let mut said = [0; PREFACE.len()];
+        if !matches!(self.in_time(stream.read_exact(&mut said)).await, Some(Ok(_))) {
+            tracing::debug!("a connection ended before it began");
+            return;
+        }
+        // The preface was taken, and hyper wants it.
+        let (reader, writer) = tokio::io::split(stream);
+        let reader = std::io::Cursor::new(said).chain(reader);
+        self.converse(tokio::io::join(reader, writer)).await;
     }
 
     async fn converse(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {

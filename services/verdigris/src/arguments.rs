@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 /// Flags of all commands.
 #[derive(Debug, Args, Clone)]
 pub(crate) struct Global {
-    /// Address of a running server, such as http://127.0.0.1:7700
+    /// Address of a running server, such as http://127.0.0.1:7700 or unix:/run/verdigris.sock
     #[arg(long, global = true, env = "VERDIGRIS_SERVER", value_name = "URL")]
     pub(crate) server: Option<String>,
     /// Data folder; a command without --server uses the server that runs on it, or works on the folder itself

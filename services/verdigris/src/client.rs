@@ -33,6 +33,8 @@ pub(crate) const LONG_CALL: Duration = Duration::from_secs(6 * 60 * 60);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// The largest answer that is read: more than any server of ours sends.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// What a server on a Unix domain socket is called in requests.
+const SOCKET_HOST: &str = "http://localhost";
 
 /// A channel whose calls carry the token.
 pub(crate) type Authorized = InterceptedService<Channel, Credentials>;
@@ -72,7 +74,7 @@ impl std::fmt::Debug for Credentials {
 // === impl Client ===
 
 impl Client {
-    /// Connects to a server at `url`, such as `http://127.0.0.1:7700`; without a scheme it is http.
+    /// Connects to a server at `url`, such as `http://127.0.0.1:7700`; without a scheme it is http. `unix:PATH` is a Unix domain socket.
     pub(crate) async fn connect(url: &str, access: &Access) -> Result<Self, CommandError> {
         Ok(Self::over(connect(url, access).await?, access.credentials()))
     }
@@ -141,10 +143,14 @@ pub(crate) fn within<T>(deadline: Duration, message: T) -> Request<T> {
 }
 
 async fn connect(url: &str, access: &Access) -> Result<Channel, CommandError> {
-    let endpoint = endpoint(url, access)?;
-    let connected = match endpoint.uri().scheme_str() {
-        Some("https") => endpoint.connect().await,
-        _ => gather::connect(&endpoint).await,
+    let socket = url
+        .strip_prefix("unix:")
+        .map(|path| path.strip_prefix("//").unwrap_or(path));
+    let endpoint = endpoint(if socket.is_some() { SOCKET_HOST } else { url }, access)?;
+    let connected = match (socket, endpoint.uri().scheme_str()) {
+        (Some(path), _) => gather::connect_socket(&endpoint, Path::new(path)).await,
+        (None, Some("https")) => endpoint.connect().await,
+        (None, _) => gather::connect(&endpoint).await,
     };
     connected.map_err(|source| CommandError::Unreachable {
         url: url.to_owned(),

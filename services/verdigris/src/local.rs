@@ -214,6 +214,7 @@ async fn on_folder(folder: Folder, arguments: &Arguments, output: &Output) -> an
     };
     let listeners = Listeners {
         grpc: Some(listener),
+        socket: None,
         admin: None,
     };
     let running = server::start(start, listeners, &tasks).await?;

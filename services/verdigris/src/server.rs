@@ -25,10 +25,11 @@ use verdigris_runtime::authentication::Tokens;
 use verdigris_runtime::config::Values;
 use verdigris_runtime::demotion::Demotion;
 use verdigris_runtime::http::Readiness;
-use verdigris_runtime::listening::{Drain, Server};
+use verdigris_runtime::listening::{Drain, Listener, Server};
 use verdigris_runtime::metrics::RpcMetrics;
 use verdigris_runtime::serving::{GuardLayer, MESSAGE_BYTES_MAX};
 use verdigris_runtime::shutdown::Tasks;
+use verdigris_runtime::socket::Socket;
 use verdigris_runtime::tls::Tls;
 use verdigris_search::metrics::SearchMetrics;
 use verdigris_search::{
@@ -84,6 +85,8 @@ pub(crate) struct Start {
 pub(crate) struct Listeners {
     /// For searches and events; none in a process that has neither.
     pub(crate) grpc: Option<TcpListener>,
+    /// For the same, of programs on this machine.
+    pub(crate) socket: Option<Socket>,
     /// For administration, where it is not there as well.
     pub(crate) admin: Option<TcpListener>,
 }
@@ -92,6 +95,8 @@ pub(crate) struct Listeners {
 pub(crate) struct Running {
     /// Where gRPC listens.
     pub(crate) grpc: Option<SocketAddr>,
+    /// The socket that it listens on as well.
+    pub(crate) socket: Option<PathBuf>,
     /// Where administration listens, where that is a port of its own.
     pub(crate) admin: Option<SocketAddr>,
     /// How both are spoken to.
@@ -135,14 +140,23 @@ pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks)
     if let Some((listener, routes)) = listeners.admin.zip(services.administration) {
         // Whoever administers is not demoted.
         let server = server(routes, &Demotion::default(), &guard);
-        tasks.spawn("administration", serve(server, listener, tasks.token()));
+        tasks.spawn("administration", serve(server, Listener::Tcp(listener), tasks.token()));
+    }
+    let socket = listeners.socket.as_ref().map(|socket| socket.path().to_owned());
+    if let Some(socket) = listeners.socket {
+        let server = server(services.open.clone(), &demotion, &guard);
+        tasks.spawn(
+            "gRPC server on a socket",
+            serve(server, Listener::Unix(socket), tasks.token()),
+        );
     }
     if let Some(listener) = listeners.grpc {
         let server = server(services.open, &demotion, &guard);
-        tasks.spawn("gRPC server", serve(server, listener, tasks.token()));
+        tasks.spawn("gRPC server", serve(server, Listener::Tcp(listener), tasks.token()));
     }
     Ok(Running {
         grpc,
+        socket,
         admin,
         scheme: if start.tls.is_some() { "https" } else { "http" },
         _folder: start.folder,
@@ -371,7 +385,7 @@ fn add(routes: &mut Routes, more: impl FnOnce(Routes) -> Routes) {
     *routes = more(std::mem::take(routes));
 }
 
-async fn serve(server: Server, listener: TcpListener, token: CancellationToken) -> anyhow::Result<()> {
+async fn serve(server: Server, listener: Listener, token: CancellationToken) -> anyhow::Result<()> {
     let drained = server.serve(listener, token).await?;
     if drained.cut > 0 {
         tracing::warn!(cut = drained.cut, "connections were cut when the drain's time was over");

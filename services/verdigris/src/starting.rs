@@ -11,6 +11,7 @@ use verdigris_runtime::authentication::TokenFileError;
 use verdigris_runtime::config::Mistakes;
 use verdigris_runtime::config::process::IncompleteTls;
 use verdigris_runtime::http::BindError;
+use verdigris_runtime::socket::SocketError;
 use verdigris_runtime::tls::TlsError;
 use verdigris_search::CollectionsError;
 use verdigris_store::s3::S3Error;
@@ -46,7 +47,7 @@ fn reason_of(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> 
     {
         return Some(INVALID_CONFIGURATION);
     }
-    if error.is::<BindError>() {
+    if error.is::<BindError>() || error.is::<SocketError>() {
         return Some(ADDRESS_UNAVAILABLE);
     }
     if let Some(error) = error.downcast_ref::<S3Error>() {

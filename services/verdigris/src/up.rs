@@ -1,6 +1,7 @@
 //! `up`, and each role alone: a process that serves, from configuration to a clean end.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,6 +12,7 @@ use verdigris_runtime::http::{self, Readiness, bind};
 use verdigris_runtime::listening::{Drain, Farewell};
 use verdigris_runtime::metrics;
 use verdigris_runtime::shutdown::{Tasks, terminated};
+use verdigris_runtime::socket::Socket;
 use verdigris_runtime::telemetry;
 use verdigris_runtime::tls::Tls;
 
@@ -71,6 +73,11 @@ fn flags(serve: &Serve) -> Vec<Flag> {
     let mut flags = Vec::new();
     let mut add = |flag, key, text: Option<String>| flags.extend(text.map(|text| Flag { flag, key, text }));
     add("--grpc", "grpc.address", serve.grpc.map(|address| address.to_string()));
+    add(
+        "--socket",
+        "grpc.socket",
+        serve.socket.as_ref().map(|path| path.display().to_string()),
+    );
     add("--http", "http.address", serve.http.map(|address| address.to_string()));
     add(
         "--admin",
@@ -152,6 +159,7 @@ fn drain(role: Role, drain: Drain) -> Drain {
 /// Where a process is to listen.
 struct Addresses {
     grpc: Option<SocketAddr>,
+    socket: Option<PathBuf>,
     admin: Option<SocketAddr>,
     http: SocketAddr,
 }
@@ -164,7 +172,13 @@ impl Addresses {
             Role::Indexer | Role::Search => (Some(process.grpc), Some(process.admin.unwrap_or(ADMIN))),
             Role::Controller => (None, Some(process.admin.unwrap_or(ADMIN))),
         };
-        Self { grpc, admin, http }
+        let socket = process.socket.clone().filter(|_| grpc.is_some());
+        Self {
+            grpc,
+            socket,
+            admin,
+            http,
+        }
     }
 
     fn all(&self) -> Vec<SocketAddr> {
@@ -175,10 +189,14 @@ impl Addresses {
     async fn listen(&self) -> anyhow::Result<Listeners> {
         let mut listeners = Listeners {
             grpc: None,
+            socket: None,
             admin: None,
         };
         if let Some(grpc) = self.grpc {
             listeners.grpc = Some(bind(grpc).await?);
+        }
+        if let Some(socket) = &self.socket {
+            listeners.socket = Some(Socket::bind(socket).await?);
         }
         if let Some(admin) = self.admin {
             listeners.admin = Some(bind(admin).await?);
@@ -191,6 +209,7 @@ fn announce(output: &Output, role: Role, running: &Running, http: SocketAddr) ->
     let scheme = running.scheme;
     let url = |address: SocketAddr| format!("{scheme}://{address}");
     let (grpc, admin) = (running.grpc.map(url), running.admin.map(url));
+    let socket = running.socket.as_ref().map(|path| format!("unix:{}", path.display()));
     let http = format!("http://{http}");
     let who = match role {
         Role::All => "verdigris",
@@ -201,7 +220,7 @@ fn announce(output: &Output, role: Role, running: &Running, http: SocketAddr) ->
     match output.format() {
         Format::Json => {
             let mut said = serde_json::json!({"http": http});
-            let named = [("grpc", grpc), ("admin", admin)];
+            let named = [("grpc", grpc), ("socket", socket), ("admin", admin)];
             for (name, url) in named.into_iter().filter_map(|(name, url)| Some((name, url?))) {
                 said[name] = url.into();
             }
@@ -209,10 +228,13 @@ fn announce(output: &Output, role: Role, running: &Running, http: SocketAddr) ->
         }
         Format::People => {
             let grpc = grpc.map(|url| format!("\n  gRPC            {url}")).unwrap_or_default();
+            let socket = socket
+                .map(|url| format!("\n  gRPC here       {url}"))
+                .unwrap_or_default();
             let admin = admin
                 .map(|url| format!("\n  administration  {url}"))
                 .unwrap_or_default();
-            output.text(&format!("{who} is up{grpc}{admin}\n  metrics, health {http}"))?;
+            output.text(&format!("{who} is up{grpc}{socket}{admin}\n  metrics, health {http}"))?;
         }
     }
     Ok(())

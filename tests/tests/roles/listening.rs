@@ -13,7 +13,7 @@ use verdigris_proto::reason::Reason;
 use verdigris_proto::search::search_service_server::SearchServiceServer;
 use verdigris_runtime::authentication::{Scope, Tokens};
 use verdigris_runtime::demotion::Demotion;
-use verdigris_runtime::listening::{Drain, Farewell, Server};
+use verdigris_runtime::listening::{Drain, Farewell, Listener, Server};
 use verdigris_runtime::metrics::RpcMetrics;
 use verdigris_runtime::serving::{GuardConfig, GuardLayer, MESSAGE_BYTES_MAX, RETRY_AFTER, Refused};
 
@@ -51,7 +51,7 @@ pub(crate) fn listen(process: &Process, concurrent_calls: usize) -> SocketAddr {
     let token = process.tasks().token();
     let _inside = process.runtime().enter();
     process.tasks().spawn("gRPC server", async move {
-        server.serve(listener, token).await?;
+        server.serve(Listener::Tcp(listener), token).await?;
         Ok(())
     });
     address

@@ -19,7 +19,7 @@ use verdigris_runtime::authentication::{Scope, Tokens};
 use verdigris_runtime::deadline::Deadline;
 use verdigris_runtime::demotion::Demotion;
 use verdigris_runtime::http::Readiness;
-use verdigris_runtime::listening::{Drain, Drained, Farewell, Server};
+use verdigris_runtime::listening::{Drain, Drained, Farewell, Listener, Server};
 use verdigris_runtime::metrics::RpcMetrics;
 use verdigris_runtime::serving::{GuardConfig, GuardLayer, RETRY_AFTER, Refused};
 use verdigris_runtime::tls::Tls;
@@ -184,7 +184,7 @@ impl Pair {
         let listener = verdigris_runtime::http::bind(loopback).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let token = CancellationToken::new();
-        let serving = server.serve(listener, token.clone());
+        let serving = server.serve(Listener::Tcp(listener), token.clone());
         let server = tokio::spawn(async move { serving.await.expect("descriptors are valid") });
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URL");
         // A server of TLS is asked by channels of the test's own.

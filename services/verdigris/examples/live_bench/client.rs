@@ -1,17 +1,19 @@
 //! What the benchmarks ask of a server: collections, events in, progress, manifests.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use verdigris_core::manifest::Manifest;
 use verdigris_proto::admin::admin_service_client::AdminServiceClient;
 use verdigris_proto::admin::{CreateCollectionRequest, DiffReleasesRequest, GetIndexerStatsRequest, GetReleaseRequest};
 use verdigris_proto::ingest::ingest_service_client::IngestServiceClient;
 use verdigris_proto::ingest::{GetProgressRequest, IngestRequest};
 use verdigris_proto::search::search_service_client::SearchServiceClient;
+use verdigris_runtime::gather;
 
 /// The largest answer: a page of a thousand documents stays far below.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -30,8 +32,13 @@ pub(crate) struct Client {
 impl Client {
     /// As the commands connect.
     pub(crate) async fn connect(url: &str, collection: &str) -> anyhow::Result<Self> {
-        let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned())?;
-        let channel = verdigris_runtime::gather::connect(&endpoint).await;
+        let channel = match url.strip_prefix("unix:") {
+            Some(path) => {
+                let endpoint = Endpoint::from_static("http://localhost");
+                gather::connect_socket(&endpoint, Path::new(path)).await
+            }
+            None => gather::connect(&Endpoint::from_shared(url.to_owned())?).await,
+        };
         Ok(Self {
             channel: channel.with_context(|| format!("nobody answers at {url}"))?,
             collection: collection.to_owned(),
@@ -40,7 +47,7 @@ impl Client {
 
     /// As a client of tonic connects that knows nothing of ours.
     pub(crate) async fn stock(url: &str, collection: &str) -> anyhow::Result<Self> {
-        let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true);
+        let endpoint = Endpoint::from_shared(url.to_owned())?.tcp_nodelay(true);
         Ok(Self {
             channel: endpoint.connect().await?,
             collection: collection.to_owned(),

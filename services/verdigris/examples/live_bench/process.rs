@@ -12,6 +12,8 @@ pub(crate) struct Up {
     child: Child,
     /// Address of gRPC.
     pub(crate) url: String,
+    /// Its Unix domain socket.
+    pub(crate) socket: String,
     /// From the start of the process until it said that it is ready.
     pub(crate) ready_after: Duration,
 }
@@ -37,7 +39,16 @@ impl Up {
             .env("TOKIO_WORKER_THREADS", "1")
             .arg("--data")
             .arg(data)
-            .args(["--json", "up", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args([
+                "--json",
+                "up",
+                "--grpc",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
+                "--socket",
+            ])
+            .arg(data.join("socket"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -49,10 +60,12 @@ impl Up {
         let ready_after = began.elapsed();
         let ready: serde_json::Value =
             serde_json::from_str(&line).with_context(|| format!("up is not ready; see {}.log", data.display()))?;
-        let url = ready["grpc"].as_str().context("up says its address")?.to_owned();
+        let said = |name: &str| anyhow::Ok(ready[name].as_str().context("up says its addresses")?.to_owned());
+        let (url, socket) = (said("grpc")?, said("socket")?);
         Ok(Self {
             child,
             url,
+            socket,
             ready_after,
         })
     }

@@ -74,6 +74,7 @@ pub(crate) async fn filled(up: &Path, folder: &Path, set: &str) -> anyhow::Resul
 pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Result<()> {
     let (server, client) = filled(up, folder, set).await?;
     let stock = Client::stock(&server.url, set).await?;
+    let near = Client::connect(&server.socket, set).await?;
     let release = open(&folder.join(format!("{set}-data/store")), client.manifest(0).await?)?;
     let queries = read(&folder.join(format!("{set}.query.f32")))?;
     let ef_search = EF_SEARCH
@@ -81,7 +82,7 @@ pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Resu
         .find(|(name, _)| *name == set)
         .map_or(128, |(_, ef)| *ef);
     let filters = FilterCache::new(1 << 20);
-    let mut paths: [(&str, Vec<Vec<f64>>); 9] = PATHS.map(|name| (name, Vec::new()));
+    let mut paths: [(&str, Vec<Vec<f64>>); PATHS.len()] = PATHS.map(|name| (name, Vec::new()));
     let mut in_flight = Vec::new();
     for round in 0..=ROUNDS {
         let alone = in_process(&release, &filters, &queries, ef_search, Fetch::Nothing)?;
@@ -91,7 +92,10 @@ pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Resu
         let [grpc, searched, handled] = over_grpc(&client, &queries, ef_search, &["id"]).await?;
         let [grpc_documents, ..] = over_grpc(&client, &queries, ef_search, &[]).await?;
         let [grpc_stock, ..] = over_grpc(&stock, &queries, ef_search, &["id"]).await?;
+        let near_empty = empty_calls(&near, queries.len() / D).await?;
+        let [near_grpc, ..] = over_grpc(&near, &queries, ef_search, &["id"]).await?;
         let rate = throughput(&client, &queries, ef_search).await?;
+        let near_rate = throughput(&near, &queries, ef_search).await?;
         // The first round warms up.
         if round > 0 {
             let round = [
@@ -104,9 +108,11 @@ pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Resu
                 grpc,
                 grpc_documents,
                 grpc_stock,
+                near_empty,
+                near_grpc,
             ];
             paths.iter_mut().zip(round).for_each(|(path, times)| path.1.push(times));
-            in_flight.push(rate);
+            in_flight.push([rate, near_rate]);
         }
     }
     println!(
@@ -118,7 +124,7 @@ pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Resu
 }
 
 /// What is timed, in the order of the table.
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 11] = [
     "in process, search alone",
     "in process, with ids",
     "in process, with documents",
@@ -128,53 +134,59 @@ const PATHS: [&str; 9] = [
     "gRPC, with ids",
     "gRPC, with documents",
     "gRPC, with ids, stock client of tonic",
+    "Unix socket, a call that searches nothing",
+    "Unix socket, with ids",
 ];
+/// Where the two are in it that marks are about.
+const OVER_TCP: usize = 6;
+const OVER_SOCKET: usize = 10;
 
-fn report(set: &str, paths: &[(&str, Vec<Vec<f64>>); 9], in_flight: &[f64]) {
-    println!("{:38} {:>9} {:>9} {:>9}", "", "p50 us", "p99 us", "queries/s");
+fn report(set: &str, paths: &[(&str, Vec<Vec<f64>>); PATHS.len()], in_flight: &[[f64; 2]]) {
+    println!("{:42} {:>9} {:>9} {:>9}", "", "p50 us", "p99 us", "queries/s");
     let mut medians = Vec::new();
     for (name, rounds) in paths {
         let of = |value: &dyn Fn(&[f64]) -> f64| at(&sorted(rounds.iter().map(|round| value(round)).collect()), 0.5);
         let (p50, p99, mean) = (of(&|round| at(round, 0.5)), of(&|round| at(round, 0.99)), of(&mean));
-        println!("{name:38} {p50:>9.1} {p99:>9.1} {:>9.0}", 1e6 / mean);
+        println!("{name:42} {p50:>9.1} {p99:>9.1} {:>9.0}", 1e6 / mean);
         medians.push(json!({"path": name, "p50_us": p50, "p99_us": p99, "mean_us": mean}));
     }
-    let rate = at(&sorted(in_flight.to_vec()), 0.5);
-    println!("{:38} {:>29.0}", format!("gRPC, with ids, {IN_FLIGHT} in flight"), rate);
-    // Of each round, so that what slows a whole round down slows both.
-    let ratio = |inside: usize, value: &dyn Fn(&[f64]) -> f64| {
-        let rounds = paths[inside].1.iter().zip(&paths[6].1);
-        at(
-            &sorted(rounds.map(|(inside, grpc)| value(inside) / value(grpc)).collect()),
-            0.5,
-        )
-    };
-    let to_search = ratio(0, &|round| at(round, 0.5));
-    let to_answer = ratio(1, &|round| at(round, 0.5));
-    let rounds = paths[0].1.iter().zip(in_flight);
-    let by_rate = at(
-        &sorted(rounds.map(|(inside, rate)| rate * mean(inside) / 1e6).collect()),
-        0.5,
-    );
-    let met = |ratio: f64| if ratio >= 0.5 { "met" } else { "MISSED" };
+    let middle = |values: Vec<f64>| at(&sorted(values), 0.5);
     // `taskset` holds both on one; otherwise each message wakes a processor that sleeps.
     let on_one = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
     let place = if on_one { ", both on one processor" } else { "" };
-    println!(
-        "mark: {set}{place}: gRPC at least 0.5 x search alone in process, one request after the other (p50): {to_search:.2} {}; \
-         with ids on both sides {to_answer:.2}",
-        met(to_search)
-    );
-    println!(
-        "mark: {set}{place}: gRPC at least 0.5 x search alone in process, queries a second of one client thread with \
-         {IN_FLIGHT} in flight: {by_rate:.2} {}",
-        met(by_rate)
-    );
-    println!(
-        "{}",
-        json!({"set": set, "paths": medians, "in_flight_per_second": rate, "p50_to_search": to_search,
-               "p50_to_answer": to_answer, "rate_to_search": by_rate})
-    );
+    let mut ratios = Vec::new();
+    for (n, (over, path)) in [("gRPC", OVER_TCP), ("gRPC over a Unix socket", OVER_SOCKET)]
+        .into_iter()
+        .enumerate()
+    {
+        let rates = || in_flight.iter().map(|rates| rates[n]);
+        let rate = middle(rates().collect());
+        println!("{:42} {rate:>29.0}", format!("{over}, with ids, {IN_FLIGHT} in flight"));
+        // Of each round, so that what slows a whole round down slows both.
+        let ratio = |inside: usize| {
+            let rounds = paths[inside].1.iter().zip(&paths[path].1);
+            middle(rounds.map(|(inside, grpc)| at(inside, 0.5) / at(grpc, 0.5)).collect())
+        };
+        let (to_search, to_answer) = (ratio(0), ratio(1));
+        let rounds = paths[0].1.iter().zip(rates());
+        let by_rate = middle(rounds.map(|(inside, rate)| rate * mean(inside) / 1e6).collect());
+        let met = |ratio: f64| if ratio >= 0.5 { "met" } else { "MISSED" };
+        println!(
+            "mark: {set}{place}: {over} at least 0.5 x search alone in process, one request after the other (p50): \
+             {to_search:.2} {}; with ids on both sides {to_answer:.2}",
+            met(to_search)
+        );
+        println!(
+            "mark: {set}{place}: {over} at least 0.5 x search alone in process, queries a second of one client thread \
+             with {IN_FLIGHT} in flight: {by_rate:.2} {}",
+            met(by_rate)
+        );
+        ratios.push(
+            json!({"over": over, "in_flight_per_second": rate, "p50_to_search": to_search,
+                           "p50_to_answer": to_answer, "rate_to_search": by_rate}),
+        );
+    }
+    println!("{}", json!({"set": set, "paths": medians, "ratios": ratios}));
 }
 
 fn mean(times: &[f64]) -> f64 {

@@ -11,6 +11,9 @@ pub(crate) struct Serve {
     /// Address of gRPC; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) grpc: Option<SocketAddr>,
+    /// Unix domain socket of gRPC beside its address, for programs of this user
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
     /// Address of metrics and health; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) http: Option<SocketAddr>,
