@@ -221,7 +221,8 @@ impl World {
                     .services
                     .patch(NAME, &PatchParams::default(), &Patch::Merge(&patch))
                     .await;
-                tokio::time::sleep(Duration::from_millis(130)).await;
+                // Each annotation makes a new generation, which must be observed before the next for anything to go on.
+                tokio::time::sleep(Duration::from_millis(700)).await;
             }
         })
     }
