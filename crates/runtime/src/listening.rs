@@ -300,7 +300,12 @@ impl Connections {
             let _held = held;
             let stream = match stream {
                 Accepted::Tcp(stream) => stream,
-                Accepted::Unix(stream) => return answering.begin(stream).await,
+                Accepted::Unix(stream) => {
+                    if let Some(Ok(stream)) = answering.in_time(begun(stream)).await {
+                        answering.converse(stream).await;
+                    }
+                    return;
+                }
             };
             if prepare(&stream).is_err() {
                 return;
@@ -311,12 +316,18 @@ impl Connections {
                 }
                 return;
             };
-            let Some(Ok(stream)) = answering.in_time(acceptor.accept(stream)).await else {
+            // One limit for both: a handshake gives no client more time to say something.
+            let beginning = answering.in_time(async {
+                let stream = acceptor.accept(stream).await.ok()?;
+                let caller = stream.get_ref().1.peer_certificates().map(|_| VerifiedCaller);
+                Some((begun(stream).await.ok()?, caller))
+            });
+            let Some(Some((stream, caller))) = beginning.await else {
                 tracing::debug!("a connection ended before it began");
                 return;
             };
-            answering.caller = stream.get_ref().1.peer_certificates().map(|_| VerifiedCaller);
-            answering.begin(stream).await;
+            answering.caller = caller;
+            answering.converse(stream).await;
         }
     }
 
@@ -345,19 +356,6 @@ impl Answering {
             begun = tokio::time::timeout(PREFACE_WAIT, beginning) => begun.ok(),
             () = self.ending.goaway.cancelled() => None,
         }
-    }
-
-    /// Converses with a stream that says in time what every client says first.
-    async fn begin(self, mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let mut said = [0; PREFACE.len()];
-        if !matches!(self.in_time(stream.read_exact(&mut said)).await, Some(Ok(_))) {
-            tracing::debug!("a connection ended before it began");
-            return;
-        }
-        // The preface was taken, and hyper wants it.
-        let (reader, writer) = tokio::io::split(stream);
-        let reader = std::io::Cursor::new(said).chain(reader);
-        self.converse(tokio::io::join(reader, writer)).await;
     }
 
     async fn converse(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
@@ -418,6 +416,17 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.gauge.dec();
     }
+}
+
+/// Waits for the client's first words where they cannot be looked at without taking them; hyper wants them too.
+async fn begun<S>(mut stream: S) -> std::io::Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut said = [0; PREFACE.len()];
+    stream.read_exact(&mut said).await?;
+    let (reader, writer) = tokio::io::split(stream);
+    Ok(tokio::io::join(std::io::Cursor::new(said).chain(reader), writer))
 }
 
 /// Waits for the client's first words, without taking them. hyper would wait for ever, and its drain with it.
