@@ -252,3 +252,26 @@ fn fields_that_are_only_returned_and_keys_of_any_length_do_not_hinder() {
     assert_eq!(count("t:*"), 1);
     assert_eq!(count("\"\" = 3"), 1);
 }
+
+#[test]
+fn a_vector_that_a_document_brought_is_kept_once() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("rows.tar");
+    let rows = |vector: Option<Value>| -> Vec<Row> {
+        let document = |n: usize| {
+            let mut document = json!({"n": n});
+            if let Some(vector) = &vector {
+                document["_vector"] = vector.clone();
+            }
+            document
+        };
+        (0..100).map(|n| row(&format!("{n}"), 1, Some(document(n)))).collect()
+    };
+    write(&rows(None), folder.path(), &path);
+    let without = fs::read(&path).expect("an archive");
+    write(&rows(Some(json!(vec![0.25; 384]))), folder.path(), &path);
+    assert!(
+        fs::read(&path).expect("an archive") == without,
+        "it is in the columns too"
+    );
+}

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 use tantivy::schema::OwnedValue;
+use verdigris_core::event::VECTOR_FIELD;
 
 use crate::filter::FILTER_BYTES_MAX;
 use crate::rows::FIELDS_COLUMN;
@@ -55,12 +56,13 @@ impl Kind {
     }
 }
 
-/// The columns of a document, as the object that is given to Tantivy: name of column to its values in this row.
+/// The columns of a document, as the object that is given to Tantivy: name of column to its values in this row. A vector
+/// that the document brought has none: its numbers are in `vectors.faiss`.
 pub(crate) fn columns_of(document: &Map<String, Value>, returned_only: &[String]) -> BTreeMap<String, OwnedValue> {
     let mut columns: BTreeMap<String, Vec<OwnedValue>> = BTreeMap::new();
     let mut path = String::new();
     for (key, value) in document {
-        if key != ID_FIELD && !returned_only.contains(key) {
+        if key != ID_FIELD && key != VECTOR_FIELD && !returned_only.contains(key) {
             path.clear();
             push_part(&mut path, key);
             collect(&mut path, value, &mut columns);
