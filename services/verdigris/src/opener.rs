@@ -17,10 +17,12 @@ pub(crate) struct Opener {
     store: Arc<dyn Store>,
     files: Arc<VerifiedFiles>,
     segments: Arc<SegmentCache>,
-    /// Open releases by the digest of their manifest: the second role to ask gets the first one's. What is in the cache
-    /// of them stays there as long.
-    open: Mutex<HashMap<Digest, (Weak<Release>, Lease)>>,
+    /// By the digest of their manifest. Of two roles that ask at the same time the second waits, and gets the first one's.
+    open: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<Opened>>>>,
 }
+
+/// What has been opened of one manifest, if it was, and what keeps its files in the cache.
+type Opened = Option<(Weak<Release>, Lease)>;
 
 impl Opener {
     /// Over files of the store itself, or of a cache.
@@ -38,14 +40,10 @@ impl Opener {
         manifest: Arc<Manifest>,
         previous: Option<&Arc<Release>>,
     ) -> Result<Arc<Release>, OpenError> {
-        let digest = Digest::of(&manifest.encode());
-        {
-            let mut open = self.lock();
-            if let Some(release) = open.get(&digest).and_then(|(release, _)| release.upgrade()) {
-                return Ok(release);
-            }
-            // What nobody has open any more makes room in the cache for this one.
-            open.retain(|_, (release, _)| release.strong_count() > 0);
+        let place = self.place(Digest::of(&manifest.encode()));
+        let mut opened = place.lock().await;
+        if let Some(release) = opened.as_ref().and_then(|(release, _)| release.upgrade()) {
+            return Ok(release);
         }
         let (files, lease) = leased_release_files(&self.files, &*self.store, &manifest)
             .await
@@ -56,12 +54,24 @@ impl Opener {
             .zip(dead)
             .map(|((vectors, rows), dead)| (SegmentPaths { vectors, rows }, dead));
         let (parts, segments) = (parts.collect(), self.segments.clone());
-        let opened = tokio::task::spawn_blocking(move || Release::open(manifest, parts, &segments)).await;
-        let opened = opened.map_err(|error| OpenError::Unavailable(Box::new(error)))?;
-        let release = Arc::new(opened.map_err(|error| OpenError::Damaged(Box::new(error)))?);
-        self.lock().insert(digest, (Arc::downgrade(&release), lease));
+        let release = tokio::task::spawn_blocking(move || Release::open(manifest, parts, &segments)).await;
+        let release = release.map_err(|error| OpenError::Unavailable(Box::new(error)))?;
+        let release = Arc::new(release.map_err(|error| OpenError::Damaged(Box::new(error)))?);
+        *opened = Some((Arc::downgrade(&release), lease));
         self.files.forget_missing();
         Ok(release)
+    }
+
+    /// Where the release of a manifest is, or comes. What nobody has open any more, and nobody opens, makes room in the
+    /// cache.
+    fn place(&self, manifest: Digest) -> Arc<tokio::sync::Mutex<Opened>> {
+        let mut open = self.open.lock().expect("no code panics while it holds this lock");
+        open.retain(|_, place| {
+            let is_held = Arc::strong_count(place) > 1;
+            let is_open = |opened: &Opened| opened.as_ref().is_some_and(|(release, _)| release.strong_count() > 0);
+            is_held || place.try_lock().is_ok_and(|opened| is_open(&opened))
+        });
+        open.entry(manifest).or_default().clone()
     }
 
     /// Dead rows by segment; those that the previous release has already are not read again.
@@ -99,10 +109,6 @@ impl Opener {
             .map(|(known, read)| known.unwrap_or_else(|| Arc::new(read)))
             .collect())
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, (Weak<Release>, Lease)>> {
-        self.open.lock().expect("no code panics while it holds this lock")
-    }
 }
 
 impl OpenRelease for Opener {
@@ -117,5 +123,45 @@ fn classified(error: ReadError) -> OpenError {
         ReadError::Store(StoreError::NotFound { .. }) => OpenError::Damaged(Box::new(error)),
         ReadError::Store(_) | ReadError::NotLocal { .. } => OpenError::Unavailable(Box::new(error)),
         _ => OpenError::Damaged(Box::new(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use verdigris_core::embedder::EmbedderIdentity;
+    use verdigris_core::manifest::{Genesis, Metric, SettingsReference};
+    use verdigris_core::position::StreamIdentity;
+    use verdigris_store::directory::DirectoryStore;
+
+    use super::*;
+
+    fn manifest() -> Arc<Manifest> {
+        Arc::new(Manifest::genesis(Genesis {
+            collection: "products".parse().expect("a name"),
+            lineage: "l".to_owned().into(),
+            metric: Metric::Cosine,
+            embedder: EmbedderIdentity::none(4),
+            settings: SettingsReference {
+                version: 1,
+                digest: Digest::of(b""),
+            },
+            stream: StreamIdentity(0),
+        }))
+    }
+
+    // At a start the indexer and the search look at the pointer at the same moment.
+    #[tokio::test]
+    async fn two_roles_that_ask_at_the_same_time_get_one_release() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = DirectoryStore::open(&folder.path().join("store")).expect("a store");
+        let files = VerifiedFiles::with_cache(&folder.path().join("cache")).expect("a cache");
+        let opener = Opener::new(Arc::new(store), files);
+        let (one, other) = tokio::join!(opener.open(manifest(), None), opener.open(manifest(), None));
+        let (one, other) = (one.expect("opened"), other.expect("opened"));
+        assert!(Arc::ptr_eq(&one, &other), "it was opened twice");
+        let gone = Arc::downgrade(&one);
+        drop((one, other));
+        assert!(gone.upgrade().is_none(), "the opener itself holds it open");
+        assert!(opener.open(manifest(), None).await.is_ok(), "it is opened anew");
     }
 }
