@@ -59,6 +59,33 @@ fn a_truncated_or_lengthened_file_is_refused() {
     });
 }
 
+// The links of a large graph are checked by several threads, each a part of them.
+#[test]
+fn a_link_that_leads_to_no_row_is_found_in_each_part_of_a_large_graph() {
+    const ROWS: usize = 34_000;
+    const D: usize = 2;
+    let built = build("HNSW32", D as u32, &made_vectors(ROWS, D, 23));
+    let bytes = std::fs::read(&built.path).unwrap();
+    // Behind the links come five numbers of the graph, and the vectors with their header.
+    let links_end = bytes.len() - (4 * ROWS * D + 45) - 20;
+    let folder = tempfile::tempdir().unwrap();
+    for back in [1, 2, 500_000, 1_000_000, 1_500_000, 2_000_000, 64 * ROWS] {
+        let at = links_end - 4 * back;
+        for nowhere in [ROWS as i32, i32::MAX, -2] {
+            let mut damaged = bytes.clone();
+            damaged[at..at + 4].copy_from_slice(&nowhere.to_le_bytes());
+            let error = open(folder.path(), &damaged, &built.expected).expect_err("a link to nowhere");
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            assert!(
+                cause
+                    .as_ref()
+                    .is_some_and(|cause| cause.contains("a link leads to no row")),
+                "{nowhere} in link {back} from behind: {error}: {cause:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn garbage_and_other_structures_of_faiss_are_refused() {
     let folder = tempfile::tempdir().unwrap();
