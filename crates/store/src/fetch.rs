@@ -21,9 +21,9 @@ use crate::error::{ReadError, StoreError};
 use crate::keys;
 use crate::object::Store;
 
-/// Files that are checked or downloaded at once: enough to hide the latency of a remote store, and few enough to leave
-/// room for answers.
-const FILES_AT_ONCE: usize = 4;
+/// Segments whose two files are checked or downloaded at once: enough to hide the latency of a remote store, and few
+/// enough to leave room for answers.
+const SEGMENTS_AT_ONCE: usize = 2;
 /// From this length on a file is hashed by all processors: below it, handing out the work costs more than it saves.
 const PARALLEL_BYTES_MIN: u64 = 1 << 20;
 
@@ -336,14 +336,11 @@ pub async fn leased_release_files(
     let mut fetches = Vec::with_capacity(manifest.segments.len());
     for segment in &manifest.segments {
         fetches.push(async move {
-            let vectors = files
-                .verified(store, &manifest.collection, &segment.files.vectors)
-                .await?;
-            let rows = files.verified(store, &manifest.collection, &segment.files.rows).await?;
-            Ok::<_, ReadError>((vectors, rows))
+            let verified = |entry| files.verified(store, &manifest.collection, entry);
+            futures::try_join!(verified(&segment.files.vectors), verified(&segment.files.rows))
         });
     }
-    let mut fetched = futures::stream::iter(fetches).buffered(FILES_AT_ONCE);
+    let mut fetched = futures::stream::iter(fetches).buffered(SEGMENTS_AT_ONCE);
     let mut paths = Vec::with_capacity(manifest.segments.len());
     while let Some(pair) = fetched.next().await {
         paths.push(pair?);
