@@ -155,3 +155,16 @@ fn commands_work_with_a_server_and_without_one() {
     assert_eq!(server.stop().code(), Some(0));
     assert_eq!(folder.run(&["get", "KT-2"]).with_code(0)["document"], held["document"]);
 }
+
+#[test]
+fn a_clean_end_leaves_the_log_of_events_in_one_file() {
+    let folder = Folder::new();
+    folder.create_collection();
+    let mut server = folder.up();
+    let file = folder.file("catalog.jsonl", CATALOG);
+    let _told = folder.run(&["ingest", &file, "--wait"]).with_code(0);
+    let beside = folder.data().join("bus.sqlite-wal");
+    assert!(beside.exists(), "SQLite's own log is in use while the server runs");
+    assert_eq!(server.stop().code(), Some(0));
+    assert!(!beside.exists(), "the next start has to read SQLite's own log again");
+}

@@ -183,7 +183,7 @@ async fn add_roles(
             let searching: Arc<OnceLock<Arc<Search>>> = Arc::default();
             let forget = forget_queries(searching.clone());
             let indexer = start_indexer(start, &parts, &opening, forget, instance.clone(), tasks).await?;
-            let standstill = standstill_of(indexer.clone());
+            let standstill = standstill_of(&indexer);
             let search = start_search(start, &parts, &opening, standstill, tasks).await?;
             // It is set once, here.
             let _ = searching.set(search.clone());
@@ -319,10 +319,12 @@ async fn start_controller(
     Ok(Controller::start(deps, tasks.clone()).await?)
 }
 
-/// Why publishing stands still, as the indexer knows.
-fn standstill_of(indexer: Arc<Indexer>) -> StandstillOf {
+/// Why publishing stands still, as the indexer knows. The indexer has the search in its hands as well: one of the two
+/// must let the other go, or neither is ever closed.
+fn standstill_of(indexer: &Arc<Indexer>) -> StandstillOf {
+    let indexer = Arc::downgrade(indexer);
     Arc::new(move |name| {
-        let standstill = indexer.handle(name)?.status.standstill()?;
+        let standstill = indexer.upgrade()?.handle(name)?.status.standstill()?;
         Some(Standstill {
             reason: standstill.reason,
             message: standstill.message,
@@ -386,7 +388,7 @@ fn add(routes: &mut Routes, more: impl FnOnce(Routes) -> Routes) {
 }
 
 async fn serve(server: Server, listener: Listener, token: CancellationToken) -> anyhow::Result<()> {
-    let drained = server.serve(listener, token).await?;
+    let drained = server.serve(listener, token).await;
     if drained.cut > 0 {
         tracing::warn!(cut = drained.cut, "connections were cut when the drain's time was over");
     }
