@@ -32,7 +32,7 @@ fn hint(source: &io::Error) -> &'static str {
         io::ErrorKind::AlreadyExists => ": there is a file of another kind",
         io::ErrorKind::NotFound => ": its folder is not there",
         io::ErrorKind::InvalidInput => {
-            ": a socket's path has at most 107 bytes, with the 16 of its name while it is made"
+            ": a socket's path has at most 107 bytes, with the 12 that its name has more while it is made"
         }
         _ => "",
     }
