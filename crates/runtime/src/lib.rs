@@ -7,12 +7,14 @@
 pub mod authentication;
 pub mod background;
 pub mod backoff;
+pub mod busy_poll;
 pub mod clock;
 pub mod config;
 pub mod deadline;
 pub mod demotion;
 pub mod gather;
 pub mod http;
+mod lazily;
 pub mod listening;
 pub mod metrics;
 pub mod serving;

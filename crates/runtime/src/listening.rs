@@ -22,9 +22,11 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::{Layer, ServiceExt};
 
+use crate::busy_poll::BusyPoll;
 use crate::demotion::{Demotion, GO_WITHIN, Member};
 use crate::gather::Gathered;
 use crate::http::Readiness;
+use crate::lazily::AtFirstCall;
 use crate::serving::{Guard, GuardLayer};
 use crate::socket::Socket;
 use crate::tls::{self, Tls, VerifiedCaller};
@@ -92,6 +94,8 @@ pub struct Server {
     pub demotion: Demotion,
     /// TLS, where it is served.
     pub tls: Option<Tls>,
+    /// Whether a thread looks for the next message for a while.
+    pub busy_poll: BusyPoll,
 }
 
 /// Where connections come from.
@@ -126,15 +130,10 @@ pub struct Drained {
     pub cut: usize,
 }
 
-/// Descriptors that cannot be served.
-#[derive(Debug, thiserror::Error)]
-#[error("reflection has no valid descriptors")]
-pub struct DescriptorError(#[source] tonic_reflection::server::Error);
-
 impl Server {
     /// Serves until the token is cancelled, and drains: not ready, notice, no new connections, GOAWAY, calls in flight
     /// finish, the rest is cut at the limit. Dropping the future cuts at once.
-    pub async fn serve(self, listener: Listener, token: CancellationToken) -> Result<Drained, DescriptorError> {
+    pub async fn serve(self, listener: Listener, token: CancellationToken) -> Drained {
         let mut reporter = HealthReporter::new();
         let routes = self
             .routes
@@ -142,9 +141,7 @@ impl Server {
             .add_service(tonic_health::pb::health_server::HealthServer::new(
                 HealthService::from_health_reporter(reporter.clone()),
             ));
-        let routes = with_reflection(routes, self.descriptors)
-            .map_err(DescriptorError)?
-            .prepare();
+        let routes = with_reflection(routes, self.descriptors).prepare();
         let ending = Ending::default();
         let _cut_when_dropped = ending.cut.clone().drop_guard();
         let connections = Connections {
@@ -155,6 +152,7 @@ impl Server {
             ending: ending.clone(),
             demotion: self.demotion.clone(),
             tls: self.tls.clone(),
+            busy_poll: self.busy_poll.clone(),
         };
         let mirrored = mirror(reporter.clone(), self.readiness.clone());
         let certificates = follow(self.tls.as_ref());
@@ -180,7 +178,7 @@ impl Server {
         // A client that watches the health holds a call open as long as there is something to tell.
         reporter.set_service_status("", ServingStatus::NotServing).await;
         reporter.clear_service_status("").await;
-        Ok(connections.end(self.drain.limit).await)
+        connections.end(self.drain.limit).await
     }
 }
 
@@ -222,15 +220,16 @@ async fn mirror(reporter: HealthReporter, readiness: Readiness) {
 }
 
 /// Both versions of reflection: current clients ask for v1, older ones for v1alpha.
-fn with_reflection(routes: Routes, descriptors: &'static [u8]) -> Result<Routes, tonic_reflection::server::Error> {
-    let builder = || {
+fn with_reflection(routes: Routes, descriptors: &'static [u8]) -> Routes {
+    let builder = move || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(descriptors)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(routes
-        .add_service(builder().build_v1()?)
-        .add_service(builder().build_v1alpha()?))
+    let valid = "descriptors are compiled in as a test wrote them";
+    routes
+        .add_service(AtFirstCall::new(move || builder().build_v1().expect(valid)))
+        .add_service(AtFirstCall::new(move || builder().build_v1alpha().expect(valid)))
 }
 
 /// The two words that end connections: go when you are done; go now.
@@ -250,6 +249,7 @@ struct Connections {
     ending: Ending,
     demotion: Demotion,
     tls: Option<Tls>,
+    busy_poll: BusyPoll,
 }
 
 /// What one connection is answered with.
@@ -259,6 +259,7 @@ struct Answering {
     ending: Ending,
     member: Member,
     caller: Option<VerifiedCaller>,
+    busy_poll: BusyPoll,
 }
 
 impl Connections {
@@ -295,6 +296,7 @@ impl Connections {
             ending: self.ending.clone(),
             member: self.demotion.join(),
             caller: None,
+            busy_poll: self.busy_poll.clone(),
         };
         async move {
             let _held = held;
@@ -359,12 +361,18 @@ impl Answering {
     }
 
     async fn converse(mut self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let (service, caller) = (self.service, self.caller);
+        let (service, caller, busy_poll) = (self.service, self.caller, self.busy_poll);
         let answer = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);
             }
-            service.clone().oneshot(request.map(Body::new))
+            busy_poll.message();
+            let (answered, busy_poll) = (service.clone().oneshot(request.map(Body::new)), busy_poll.clone());
+            async move {
+                let answer = answered.await;
+                busy_poll.message();
+                answer
+            }
         });
         let connection = http2::Builder::new(self.executor)
             .timer(TokioTimer::new())

@@ -18,6 +18,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use verdigris_runtime::authentication::Tokens;
+use verdigris_runtime::busy_poll::BusyPoll;
 
 fn message(text: &str) -> Request<String> {
     Request::new(text.to_owned())
@@ -130,7 +131,24 @@ async fn health_and_reflection_need_no_token() {
             tonic_reflection::pb::v1::server_reflection_request::MessageRequest::ListServices(String::new()),
         ),
     };
-    let answers = reflection
+    // It is made at the first call, and the second is answered by the same.
+    for _ in 0..2 {
+        let answers = reflection
+            .server_reflection_info(tokio_stream::once(request.clone()))
+            .await
+            .expect("answered");
+        let answer = answers.into_inner().next().await.expect("one").expect("no error");
+        assert!(format!("{answer:?}").contains("grpc.health.v1.Health"), "{answer:?}");
+    }
+    let mut older =
+        tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient::new(pair.channel.clone());
+    let request = tonic_reflection::pb::v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(
+            tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest::ListServices(String::new()),
+        ),
+    };
+    let answers = older
         .server_reflection_info(tokio_stream::once(request))
         .await
         .expect("answered");
@@ -169,6 +187,21 @@ async fn calls_above_the_limit_are_shed_with_a_hint_and_the_server_recovers() {
         metrics.contains("verdigris_rpc_in_flight{scope=\"read\"} 0"),
         "{metrics}"
     );
+}
+
+// The task that looks must let everything else run, and must not keep the server from its end.
+#[tokio::test]
+async fn a_server_that_busy_polls_answers_and_ends_as_any_other() {
+    let pair = Pair::new(Setup {
+        busy_poll: BusyPoll::new(Duration::from_millis(10)),
+        ..Setup::default()
+    })
+    .await;
+    for n in 0..50 {
+        assert_eq!(pair.call("Echo", message(&n.to_string())).await, Ok(n.to_string()));
+    }
+    pair.token.cancel();
+    assert_eq!(pair.server.await.expect("no panic").cut, 0);
 }
 
 #[tokio::test]

@@ -208,6 +208,7 @@ async fn on_folder(folder: Folder, arguments: &Arguments, output: &Output) -> an
         tokens: Tokens::open(),
         tls: None,
         concurrent_calls: CONCURRENT_CALLS,
+        busy_poll: Duration::ZERO,
         drain: LOCAL_DRAIN,
         registry: metrics::registry()?,
         readiness: Readiness::default(),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context;
 use prometheus::{IntCounter, Registry};
@@ -22,6 +23,7 @@ use verdigris_proto::search::pod_service_server::PodServiceServer;
 use verdigris_proto::search::query_service_server::QueryServiceServer;
 use verdigris_proto::search::search_service_server::SearchServiceServer;
 use verdigris_runtime::authentication::Tokens;
+use verdigris_runtime::busy_poll::BusyPoll;
 use verdigris_runtime::config::Values;
 use verdigris_runtime::demotion::Demotion;
 use verdigris_runtime::http::Readiness;
@@ -76,6 +78,7 @@ pub(crate) struct Start {
     pub(crate) tokens: Tokens,
     pub(crate) tls: Option<Tls>,
     pub(crate) concurrent_calls: usize,
+    pub(crate) busy_poll: Duration,
     pub(crate) drain: Drain,
     pub(crate) registry: Registry,
     pub(crate) readiness: Readiness,
@@ -128,6 +131,7 @@ pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks)
     folder
         .announce(announced, admin)
         .context("the lock file cannot be written")?;
+    let busy_poll = BusyPoll::new(start.busy_poll);
     let server = |routes: Routes, demotion: &Demotion, guard: &GuardLayer| Server {
         routes,
         guard: guard.clone(),
@@ -136,6 +140,7 @@ pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks)
         drain: start.drain,
         demotion: demotion.clone(),
         tls: start.tls.clone(),
+        busy_poll: busy_poll.clone(),
     };
     if let Some((listener, routes)) = listeners.admin.zip(services.administration) {
         // Whoever administers is not demoted.

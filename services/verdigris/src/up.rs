@@ -120,6 +120,7 @@ pub(crate) async fn run(role: Role, serve: &Serve, global: &Global, output: &Out
         tokens,
         tls,
         concurrent_calls: process.concurrent_calls,
+        busy_poll: process.busy_poll,
         drain: drain(role, process.drain),
         registry,
         readiness: readiness.clone(),

@@ -12,6 +12,7 @@ use verdigris_proto::ingest::ingest_service_server::IngestServiceServer;
 use verdigris_proto::reason::Reason;
 use verdigris_proto::search::search_service_server::SearchServiceServer;
 use verdigris_runtime::authentication::{Scope, Tokens};
+use verdigris_runtime::busy_poll::BusyPoll;
 use verdigris_runtime::demotion::Demotion;
 use verdigris_runtime::listening::{Drain, Farewell, Listener, Server};
 use verdigris_runtime::metrics::RpcMetrics;
@@ -43,6 +44,7 @@ pub(crate) fn listen(process: &Process, concurrent_calls: usize) -> SocketAddr {
         },
         demotion: Demotion::default(),
         tls: None,
+        busy_poll: BusyPoll::default(),
     };
     let listener = process
         .block_on(TcpListener::bind(("127.0.0.1", 0)))
@@ -51,7 +53,7 @@ pub(crate) fn listen(process: &Process, concurrent_calls: usize) -> SocketAddr {
     let token = process.tasks().token();
     let _inside = process.runtime().enter();
     process.tasks().spawn("gRPC server", async move {
-        server.serve(Listener::Tcp(listener), token).await?;
+        server.serve(Listener::Tcp(listener), token).await;
         Ok(())
     });
     address

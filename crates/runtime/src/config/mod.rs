@@ -276,7 +276,7 @@ impl Kind {
             Self::Choice(words) => words.join(" or "),
             Self::Count(min, max) => format!("a whole number from {min} to {max}"),
             Self::Duration(min, max) => format!(
-                "a duration with its unit (ms, s, min, h, d) from {} to {}",
+                "a duration with its unit (us, ms, s, min, h, d) from {} to {}",
                 units::show_duration(min),
                 units::show_duration(max)
             ),

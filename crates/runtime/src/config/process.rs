@@ -46,6 +46,12 @@ pub const KEYS: &[Key] = &[
         doc: "Calls of each scope answered at once; more are refused as OVERLOADED, with a hint when to try again.",
     },
     Key {
+        name: "grpc.busy_poll",
+        kind: Kind::Duration(NOTHING, Duration::from_millis(10)),
+        default: Some("0 ns"),
+        doc: "How long a thread looks for the next message after each, instead of sleeping: spares short searches the time that a sleeping processor takes to wake, and costs that processor. 0 is off; 200 us suits clients that ask one search after the other.",
+    },
+    Key {
         name: "grpc.tls_certificate",
         kind: Kind::Path,
         default: None,
@@ -134,6 +140,8 @@ pub struct Process {
     pub insecure: bool,
     /// Calls of each scope answered at once.
     pub concurrent_calls: usize,
+    /// How long a thread looks for the next message; zero is off.
+    pub busy_poll: Duration,
     /// Logs and traces.
     pub telemetry: Telemetry,
     /// How the server ends.
@@ -157,6 +165,7 @@ impl Process {
             insecure: values.switch("grpc.insecure").expect(DEFAULT),
             concurrent_calls: usize::try_from(values.count("grpc.concurrent_calls").expect(DEFAULT))
                 .expect("the kind limits it"),
+            busy_poll: values.duration("grpc.busy_poll").expect(DEFAULT),
             telemetry: Telemetry {
                 format: if values.text("log.format") == Some("json") {
                     LogFormat::Json

@@ -103,7 +103,7 @@ fn all_mistakes_of_all_layers_are_told_at_once_with_place_and_suggestion() {
         "verdigris.toml:1: there is no key concurrent_calls; did you mean grpc.concurrent_calls?",
         "verdigris.toml:3: there is no key grpc.adress; did you mean grpc.address?",
         "verdigris.toml:4: grpc.insecure is a list, expected one value",
-        "verdigris.toml:6: shutdown.limit is \"30\", expected a duration with its unit (ms, s, min, h, d) from 0 ns to 1 h",
+        "verdigris.toml:6: shutdown.limit is \"30\", expected a duration with its unit (us, ms, s, min, h, d) from 0 ns to 1 h",
         "verdigris.toml:7: there is no key zebra",
         "VERDIGRIS_LOG_FORMT: there is no key VERDIGRIS_LOG_FORMT; did you mean VERDIGRIS_LOG_FORMAT?",
         "VERDIGRIS_GRPC_CONCURRENT_CALLS: grpc.concurrent_calls is \"0\", expected a whole number from 1 to 10000",

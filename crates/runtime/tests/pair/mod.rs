@@ -16,6 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use verdigris_runtime::authentication::{Scope, Tokens};
+use verdigris_runtime::busy_poll::BusyPoll;
 use verdigris_runtime::deadline::Deadline;
 use verdigris_runtime::demotion::Demotion;
 use verdigris_runtime::http::Readiness;
@@ -136,6 +137,7 @@ pub(crate) struct Setup {
     pub(crate) limit: Duration,
     pub(crate) farewell: Farewell,
     pub(crate) tls: Option<Tls>,
+    pub(crate) busy_poll: BusyPoll,
 }
 
 impl Default for Setup {
@@ -146,6 +148,7 @@ impl Default for Setup {
             limit: Duration::from_secs(60),
             farewell: Farewell::AtOnce,
             tls: None,
+            busy_poll: BusyPoll::default(),
         }
     }
 }
@@ -179,13 +182,14 @@ impl Pair {
             },
             demotion: demotion.clone(),
             tls: setup.tls,
+            busy_poll: setup.busy_poll,
         };
         let loopback = "127.0.0.1:0".parse().expect("an address");
         let listener = verdigris_runtime::http::bind(loopback).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let token = CancellationToken::new();
         let serving = server.serve(Listener::Tcp(listener), token.clone());
-        let server = tokio::spawn(async move { serving.await.expect("descriptors are valid") });
+        let server = tokio::spawn(serving);
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URL");
         // A server of TLS is asked by channels of the test's own.
         let channel = match is_plain {

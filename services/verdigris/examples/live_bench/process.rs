@@ -32,11 +32,17 @@ pub(crate) struct Memory {
 impl Up {
     /// Starts on a folder and waits until it answers. One worker thread for gRPC, as clients have one.
     pub(crate) fn start(executable: &Path, data: &Path) -> anyhow::Result<Self> {
+        Self::start_with(executable, data, &[])
+    }
+
+    /// The same with variables that set configuration keys.
+    pub(crate) fn start_with(executable: &Path, data: &Path, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
         let began = Instant::now();
         let log = std::fs::File::create(data.with_extension("log"))?;
         let mut child = Command::new(executable)
             .env_remove("VERDIGRIS_SERVER")
             .env("TOKIO_WORKER_THREADS", "1")
+            .envs(variables.iter().copied())
             .arg("--data")
             .arg(data)
             .args([

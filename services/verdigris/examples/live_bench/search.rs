@@ -72,15 +72,12 @@ pub(crate) async fn filled(up: &Path, folder: &Path, set: &str) -> anyhow::Resul
 
 /// The same search in process and over gRPC, in turn, one thread on each side.
 pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Result<()> {
-    let (server, client) = filled(up, folder, set).await?;
+    let (mut server, client) = filled(up, folder, set).await?;
     let stock = Client::stock(&server.url, set).await?;
     let near = Client::connect(&server.socket, set).await?;
     let release = open(&folder.join(format!("{set}-data/store")), client.manifest(0).await?)?;
     let queries = read(&folder.join(format!("{set}.query.f32")))?;
-    let ef_search = EF_SEARCH
-        .iter()
-        .find(|(name, _)| *name == set)
-        .map_or(128, |(_, ef)| *ef);
+    let ef_search = ef_search(set);
     let filters = FilterCache::new(1 << 20);
     let mut paths: [(&str, Vec<Vec<f64>>); PATHS.len()] = PATHS.map(|name| (name, Vec::new()));
     let mut in_flight = Vec::new();
@@ -120,7 +117,83 @@ pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Resu
         release.manifest().count
     );
     report(set, &paths, &in_flight);
+    drop((client, stock, near));
+    server.stop()?;
+    busy_polling(up, folder, set, &queries, |fetch| {
+        in_process(&release, &filters, &queries, ef_search, fetch)
+    })
+    .await
+}
+
+/// The same where neither side sleeps between two messages, each on a processor of its own.
+async fn busy_polling(
+    up: &Path,
+    folder: &Path,
+    set: &str,
+    queries: &[f32],
+    in_process: impl Fn(Fetch) -> anyhow::Result<Vec<f64>>,
+) -> anyhow::Result<()> {
+    if is_on_one() {
+        println!("both busy polling: left out, two that look take one processor from each other");
+        return Ok(());
+    }
+    let data = folder.join(format!("{set}-data"));
+    let mut server = Up::start_with(up, &data, &[("VERDIGRIS_GRPC_BUSY_POLL", "1ms")])?;
+    let client = Client::connect(&server.url, set).await?;
+    let near = Client::connect(&server.socket, set).await?;
+    let names = [
+        "in process, search alone",
+        "gRPC, with ids, both busy polling",
+        "Unix socket, with ids, both busy polling",
+    ];
+    let mut paths = names.map(|name| (name, Vec::new()));
+    for round in 0..=ROUNDS {
+        let alone = in_process(Fetch::Nothing)?;
+        let [grpc, ..] = looking(over_grpc(&client, queries, ef_search(set), &["id"])).await?;
+        let [near, ..] = looking(over_grpc(&near, queries, ef_search(set), &["id"])).await?;
+        if round > 0 {
+            paths
+                .iter_mut()
+                .zip([alone, grpc, near])
+                .for_each(|(path, times)| path.1.push(times));
+        }
+    }
+    server.stop()?;
+    let _medians = table(&paths);
+    for (path, over) in [(1, "gRPC"), (2, "gRPC over a Unix socket")] {
+        let rounds = paths[0].1.iter().zip(&paths[path].1);
+        let ratio = middle(rounds.map(|(inside, grpc)| at(inside, 0.5) / at(grpc, 0.5)).collect());
+        println!(
+            "mark: {set}: {over} at least 0.5 x search alone in process, one request after the other (p50), both busy \
+             polling: {ratio:.2} {}",
+            met(ratio)
+        );
+    }
     Ok(())
+}
+
+/// Waits for something without letting the thread sleep.
+async fn looking<T>(something: impl Future<Output = T>) -> T {
+    let never_sleep = async {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = something => done,
+        () = never_sleep => unreachable!("it has no end"),
+    }
+}
+
+/// Whether `taskset` holds client and server on one processor; otherwise each message wakes one that sleeps.
+fn is_on_one() -> bool {
+    std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1)
+}
+
+fn ef_search(set: &str) -> u32 {
+    let known = EF_SEARCH.iter().find(|(name, _)| *name == set);
+    known.map_or(128, |(_, ef)| *ef)
 }
 
 /// What is timed, in the order of the table.
@@ -142,18 +215,8 @@ const OVER_TCP: usize = 6;
 const OVER_SOCKET: usize = 10;
 
 fn report(set: &str, paths: &[(&str, Vec<Vec<f64>>); PATHS.len()], in_flight: &[[f64; 2]]) {
-    println!("{:42} {:>9} {:>9} {:>9}", "", "p50 us", "p99 us", "queries/s");
-    let mut medians = Vec::new();
-    for (name, rounds) in paths {
-        let of = |value: &dyn Fn(&[f64]) -> f64| at(&sorted(rounds.iter().map(|round| value(round)).collect()), 0.5);
-        let (p50, p99, mean) = (of(&|round| at(round, 0.5)), of(&|round| at(round, 0.99)), of(&mean));
-        println!("{name:42} {p50:>9.1} {p99:>9.1} {:>9.0}", 1e6 / mean);
-        medians.push(json!({"path": name, "p50_us": p50, "p99_us": p99, "mean_us": mean}));
-    }
-    let middle = |values: Vec<f64>| at(&sorted(values), 0.5);
-    // `taskset` holds both on one; otherwise each message wakes a processor that sleeps.
-    let on_one = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
-    let place = if on_one { ", both on one processor" } else { "" };
+    let medians = table(paths);
+    let place = if is_on_one() { ", both on one processor" } else { "" };
     let mut ratios = Vec::new();
     for (n, (over, path)) in [("gRPC", OVER_TCP), ("gRPC over a Unix socket", OVER_SOCKET)]
         .into_iter()
@@ -170,7 +233,6 @@ fn report(set: &str, paths: &[(&str, Vec<Vec<f64>>); PATHS.len()], in_flight: &[
         let (to_search, to_answer) = (ratio(0), ratio(1));
         let rounds = paths[0].1.iter().zip(rates());
         let by_rate = middle(rounds.map(|(inside, rate)| rate * mean(inside) / 1e6).collect());
-        let met = |ratio: f64| if ratio >= 0.5 { "met" } else { "MISSED" };
         println!(
             "mark: {set}{place}: {over} at least 0.5 x search alone in process, one request after the other (p50): \
              {to_search:.2} {}; with ids on both sides {to_answer:.2}",
@@ -187,6 +249,26 @@ fn report(set: &str, paths: &[(&str, Vec<Vec<f64>>); PATHS.len()], in_flight: &[
         );
     }
     println!("{}", json!({"set": set, "paths": medians, "ratios": ratios}));
+}
+
+fn table(paths: &[(&str, Vec<Vec<f64>>)]) -> Vec<serde_json::Value> {
+    println!("{:42} {:>9} {:>9} {:>9}", "", "p50 us", "p99 us", "queries/s");
+    let mut medians = Vec::new();
+    for (name, rounds) in paths {
+        let of = |value: &dyn Fn(&[f64]) -> f64| middle(rounds.iter().map(|round| value(round)).collect());
+        let (p50, p99, mean) = (of(&|round| at(round, 0.5)), of(&|round| at(round, 0.99)), of(&mean));
+        println!("{name:42} {p50:>9.1} {p99:>9.1} {:>9.0}", 1e6 / mean);
+        medians.push(json!({"path": name, "p50_us": p50, "p99_us": p99, "mean_us": mean}));
+    }
+    medians
+}
+
+fn met(ratio: f64) -> &'static str {
+    if ratio >= 0.5 { "met" } else { "MISSED" }
+}
+
+fn middle(values: Vec<f64>) -> f64 {
+    at(&sorted(values), 0.5)
 }
 
 fn mean(times: &[f64]) -> f64 {
