@@ -99,7 +99,7 @@ impl SegmentCache {
         if let Some(segment) = self.lock().get(paths).and_then(Weak::upgrade) {
             return Ok(segment);
         }
-        // Opened outside the lock: two callers may open one file at once, which costs a second mapping for a moment.
+        // Opened outside the lock: two callers may open one file at once, and each keeps its own as long as it needs it.
         let segment = Arc::new(Segment::open(entry, dimension, paths)?);
         let mut open = self.lock();
         open.retain(|_, segment| segment.strong_count() > 0);

@@ -126,23 +126,30 @@ void check_quantizer(const faiss::ScalarQuantizer& sq, size_t d) {
     check(sq.d == d && sq.code_size == d && sq.trained.size() == 2 * d, "the quantiser has another dimension");
 }
 
-// Whether `is_bad(from, to)` of any part of a large whole, each part by a thread of its own: whoever starts waits for this.
-template <class IsBad>
-bool any_part(size_t count, size_t part_min, IsBad is_bad) {
-    constexpr size_t PARTS_MAX = 8;
+// Whether a link leads to no row, a large graph by several threads: whoever starts waits for this.
+bool any_leads_beyond(const uint8_t* links, size_t count, uint32_t rows) {
+    // Unsigned, -1 is the largest number: one comparison a link, and the compiler makes vectors of it.
+    const auto lead_beyond = [=](size_t from, size_t to) {
+        uint32_t beyond = 0;
+        for (size_t link = from; link < to; link++) {
+            beyond |= load<uint32_t>(links + 4 * link) + 1 > rows;
+        }
+        return beyond != 0;
+    };
+    constexpr size_t PART_MIN = 1 << 20, PARTS_MAX = 8;
     const size_t processors = std::max(1u, std::thread::hardware_concurrency());
-    const size_t parts = std::clamp<size_t>(count / part_min, 1, std::min(processors, PARTS_MAX));
+    const size_t parts = std::clamp<size_t>(count / PART_MIN, 1, std::min(processors, PARTS_MAX));
     std::vector<std::future<bool>> others;
     // Where no thread is to be had, the part is done by this one.
     constexpr auto policy = std::launch::async | std::launch::deferred;
     for (size_t part = 1; part < parts; part++) {
-        others.push_back(std::async(policy, is_bad, count * part / parts, count * (part + 1) / parts));
+        others.push_back(std::async(policy, lead_beyond, count * part / parts, count * (part + 1) / parts));
     }
-    bool bad = is_bad(0, count / parts);
+    bool beyond = lead_beyond(0, count / parts);
     for (auto& other : others) {
-        bad |= other.get();
+        beyond |= other.get();
     }
-    return bad;
+    return beyond;
 }
 
 // Every link of every level must lead to a row of that level.
@@ -171,29 +178,15 @@ Graph checked_graph(const faiss::HNSW& hnsw, uint32_t rows) {
     }
     check(hnsw.entry_point >= 0 && uint32_t(hnsw.entry_point) < rows, "the entry is no row");
     check(hnsw.levels[hnsw.entry_point] == graph.levels, "the entry is not on the top level");
-    // Unsigned, -1 is the largest number: one comparison a link, and the compiler makes vectors of it.
-    const auto lead_beyond = [&](size_t from, size_t to) {
-        uint32_t beyond = 0;
-        for (size_t link = from; link < to; link++) {
-            beyond |= load<uint32_t>(graph.links + 4 * link) + 1 > rows;
-        }
-        return beyond != 0;
-    };
-    check(!any_part(hnsw.neighbors.size(), 1 << 20, lead_beyond), "a link leads to no row");
-    const auto lead_lower = [&](size_t from, size_t to) {
-        bool lower = false;
-        for (size_t row = from; row < to; row++) {
-            for (int level = 1; level < hnsw.levels[row]; level++) {
-                const uint8_t* links = graph.of(uint32_t(row), level);
-                for (size_t i = 0; i < Graph::count(level); i++) {
-                    const int32_t other = load<int32_t>(links + 4 * i);
-                    lower |= other >= 0 && hnsw.levels[other] <= level;
-                }
+    check(!any_leads_beyond(graph.links, hnsw.neighbors.size(), rows), "a link leads to no row");
+    for (uint32_t row = 0; row < rows; row++) {
+        for (int level = 1; level < hnsw.levels[row]; level++) {
+            for (size_t i = 0; i < Graph::count(level); i++) {
+                const int32_t to = load<int32_t>(graph.of(row, level) + 4 * i);
+                check(to < 0 || hnsw.levels[to] > level, "a link leads to a lower level");
             }
         }
-        return lower;
-    };
-    check(!any_part(rows, 1 << 14, lead_lower), "a link leads to a lower level");
+    }
     return graph;
 }
 
