@@ -4,6 +4,11 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
+use tokio_stream::StreamExt;
+use tonic::transport::Endpoint;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use verdigris_tests::process::Folder;
 
 const CATALOG: &str = concat!(
@@ -167,4 +172,31 @@ fn a_clean_end_leaves_the_log_of_events_in_one_file() {
     assert!(beside.exists(), "SQLite's own log is in use while the server runs");
     assert_eq!(server.stop().code(), Some(0));
     assert!(!beside.exists(), "the next start has to read SQLite's own log again");
+}
+
+// Reflection is made when it is first asked for: no start tells whether it takes our descriptors.
+#[tokio::test]
+async fn reflection_names_every_service() {
+    let folder = Folder::new();
+    let server = folder.up();
+    let channel = Endpoint::from_shared(server.url.clone())
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let mut reflection = ServerReflectionClient::new(channel);
+    let request = ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..ServerReflectionRequest::default()
+    };
+    let answers = reflection.server_reflection_info(tokio_stream::once(request)).await;
+    let answer = format!("{:?}", answers.unwrap().into_inner().next().await.unwrap().unwrap());
+    for service in [
+        "search.v1.SearchService",
+        "ingest.v1.IngestService",
+        "admin.v1.AdminService",
+        "rollout.v1.RolloutService",
+    ] {
+        assert!(answer.contains(&format!("verdigris.{service}")), "{service}: {answer}");
+    }
 }
