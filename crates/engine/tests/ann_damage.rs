@@ -87,6 +87,42 @@ fn a_link_that_leads_to_no_row_is_found_in_each_part_of_a_large_graph() {
 }
 
 #[test]
+fn a_link_that_leads_to_a_lower_level_is_found_in_each_part_of_a_large_graph() {
+    const ROWS: usize = 34_000;
+    const D: usize = 2;
+    let built = build("HNSW32", D as u32, &made_vectors(ROWS, D, 24));
+    let bytes = std::fs::read(&built.path).unwrap();
+    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    let links_end = bytes.len() - (4 * ROWS * D + 45) - 20;
+    // The links have their count before them, and that comes after where each row's begin.
+    let links = (64 * ROWS..)
+        .find(|links| number(links_end - 4 * links - 8) == *links)
+        .unwrap();
+    let links_begin = links_end - 4 * links;
+    let offset = |row: usize| number(links_begin - 8 - 8 * (ROWS + 1 - row));
+    let is_above = |row: usize| offset(row + 1) - offset(row) > 64;
+    let below = (0..ROWS).find(|row| !is_above(*row)).unwrap() as i32;
+    let folder = tempfile::tempdir().unwrap();
+    let first_of_part = |part: usize| (part * ROWS / 8..ROWS).find(|row| is_above(*row)).unwrap();
+    let rows = (0..8)
+        .map(first_of_part)
+        .chain((0..ROWS).rev().find(|row| is_above(*row)));
+    for row in rows {
+        let at = links_begin + 4 * (offset(row) + 64);
+        let mut damaged = bytes.clone();
+        damaged[at..at + 4].copy_from_slice(&below.to_le_bytes());
+        let error = open(folder.path(), &damaged, &built.expected).expect_err("a link downwards");
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        assert!(
+            cause
+                .as_ref()
+                .is_some_and(|cause| cause.contains("a link leads to a lower level")),
+            "row {row}: {error}: {cause:?}"
+        );
+    }
+}
+
+#[test]
 fn garbage_and_other_structures_of_faiss_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let expected = AnnExpectation {

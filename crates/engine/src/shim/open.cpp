@@ -126,30 +126,50 @@ void check_quantizer(const faiss::ScalarQuantizer& sq, size_t d) {
     check(sq.d == d && sq.code_size == d && sq.trained.size() == 2 * d, "the quantiser has another dimension");
 }
 
-// Whether a link leads to no row, a large graph by several threads: whoever starts waits for this.
-bool any_leads_beyond(const uint8_t* links, size_t count, uint32_t rows) {
+// What is wrong with the links of rows `from` to `to`, or nothing. Their offsets and all levels have been checked.
+const char* fault_of_links(const faiss::HNSW& hnsw, const Graph& graph, uint32_t from, uint32_t to) {
+    const uint32_t rows = hnsw.levels.size();
     // Unsigned, -1 is the largest number: one comparison a link, and the compiler makes vectors of it.
-    const auto lead_beyond = [=](size_t from, size_t to) {
-        uint32_t beyond = 0;
-        for (size_t link = from; link < to; link++) {
-            beyond |= load<uint32_t>(links + 4 * link) + 1 > rows;
+    uint32_t beyond = 0;
+    const size_t last = hnsw.offsets[to];
+    for (size_t link = hnsw.offsets[from]; link < last; link++) {
+        beyond |= load<uint32_t>(graph.links + 4 * link) + 1 > rows;
+    }
+    if (beyond) {
+        return "a link leads to no row";
+    }
+    for (uint32_t row = from; row < to; row++) {
+        for (int level = 1; level < hnsw.levels[row]; level++) {
+            for (size_t i = 0; i < Graph::count(level); i++) {
+                const int32_t next = load<int32_t>(graph.of(row, level) + 4 * i);
+                if (next >= 0 && hnsw.levels[next] <= level) {
+                    return "a link leads to a lower level";
+                }
+            }
         }
-        return beyond != 0;
-    };
-    constexpr size_t PART_MIN = 1 << 20, PARTS_MAX = 8;
-    const size_t processors = std::max(1u, std::thread::hardware_concurrency());
-    const size_t parts = std::clamp<size_t>(count / PART_MIN, 1, std::min(processors, PARTS_MAX));
-    std::vector<std::future<bool>> others;
+    }
+    return nullptr;
+}
+
+// All links, those of a large graph by several threads: whoever starts waits for this.
+void check_links(const faiss::HNSW& hnsw, const Graph& graph) {
+    constexpr uint32_t PART_MIN = 1 << 14, PARTS_MAX = 8;
+    const uint64_t rows = hnsw.levels.size();
+    const uint32_t processors = std::max(1u, std::thread::hardware_concurrency());
+    const uint32_t parts = std::clamp<uint32_t>(rows / PART_MIN, 1, std::min(processors, PARTS_MAX));
+    const auto part = [&](uint64_t n) { return fault_of_links(hnsw, graph, rows * n / parts, rows * (n + 1) / parts); };
+    std::vector<std::future<const char*>> others;
     // Where no thread is to be had, the part is done by this one.
     constexpr auto policy = std::launch::async | std::launch::deferred;
-    for (size_t part = 1; part < parts; part++) {
-        others.push_back(std::async(policy, lead_beyond, count * part / parts, count * (part + 1) / parts));
+    for (uint32_t n = 1; n < parts; n++) {
+        others.push_back(std::async(policy, part, n));
     }
-    bool beyond = lead_beyond(0, count / parts);
+    const char* fault = part(0);
     for (auto& other : others) {
-        beyond |= other.get();
+        const char* found = other.get();
+        fault = fault ? fault : found;
     }
-    return beyond;
+    check(fault == nullptr, fault);
 }
 
 // Every link of every level must lead to a row of that level.
@@ -178,15 +198,7 @@ Graph checked_graph(const faiss::HNSW& hnsw, uint32_t rows) {
     }
     check(hnsw.entry_point >= 0 && uint32_t(hnsw.entry_point) < rows, "the entry is no row");
     check(hnsw.levels[hnsw.entry_point] == graph.levels, "the entry is not on the top level");
-    check(!any_leads_beyond(graph.links, hnsw.neighbors.size(), rows), "a link leads to no row");
-    for (uint32_t row = 0; row < rows; row++) {
-        for (int level = 1; level < hnsw.levels[row]; level++) {
-            for (size_t i = 0; i < Graph::count(level); i++) {
-                const int32_t to = load<int32_t>(graph.of(row, level) + 4 * i);
-                check(to < 0 || hnsw.levels[to] > level, "a link leads to a lower level");
-            }
-        }
-    }
+    check_links(hnsw, graph);
     return graph;
 }
 
