@@ -125,19 +125,25 @@ impl Cache {
         }
         drop(state);
         let cache = self.clone();
-        Ok(Incoming { cache, path })
+        Ok(Incoming {
+            cache,
+            path,
+            is_placed: false,
+        })
     }
 
     /// `bytes` more than what is coming in must fit.
     fn make_room_in(&self, state: &State, bytes: u64) -> io::Result<()> {
         let mut loose = self.loose(state)?;
-        let promised: u64 = state
-            .coming
-            .iter()
-            .map(|(path, bytes)| bytes.saturating_sub(length(path)))
-            .sum();
+        // Files grow while they come in: looked at once, a byte is either there or still to come.
+        let (mut there, mut promised) = (0, 0);
+        for (path, whole) in &state.coming {
+            let length = length(path);
+            there += length;
+            promised += whole.saturating_sub(length);
+        }
         let needed = promised + bytes;
-        let mut free = self.free(state, &loose)?;
+        let mut free = self.free(state, there, &loose)?;
         // What was interrupted first, then what was fetched longest ago.
         loose.sort_by_key(|file| (!file.is_incoming, file.modified));
         for file in loose {
@@ -163,18 +169,13 @@ impl Cache {
         Err(io::Error::new(ErrorKind::StorageFull, text))
     }
 
-    /// Bytes that may be written now.
-    fn free(&self, state: &State, loose: &[Loose]) -> io::Result<u64> {
+    /// Bytes that may be written now, where files that come in have `coming` bytes by now.
+    fn free(&self, state: &State, coming: u64, loose: &[Loose]) -> io::Result<u64> {
         let disk = rustix::fs::statvfs(&self.folder)?;
         let free = (disk.f_bavail * disk.f_frsize).saturating_sub(RESERVE_BYTES);
         let Some(limit) = self.limit else { return Ok(free) };
-        let kept: u64 = state
-            .held
-            .keys()
-            .chain(state.coming.keys())
-            .map(|path| length(path))
-            .sum();
-        let used = kept + loose.iter().map(|file| file.bytes).sum::<u64>();
+        let held: u64 = state.held.keys().map(|path| length(path)).sum();
+        let used = held + coming + loose.iter().map(|file| file.bytes).sum::<u64>();
         Ok(free.min(limit.saturating_sub(used)))
     }
 
@@ -183,9 +184,16 @@ impl Cache {
         let incoming = self.folder.join(INCOMING);
         let (mut folders, mut found) = (vec![self.folder.clone()], Vec::new());
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder)? {
+            // A damaged file may be taken away while this looks.
+            let Some(entries) = if_there(fs::read_dir(&folder))? else {
+                continue;
+            };
+            for entry in entries {
                 let entry = entry?;
-                let (path, meta) = (entry.path(), entry.metadata()?);
+                let path = entry.path();
+                let Some(meta) = if_there(entry.metadata())? else {
+                    continue;
+                };
                 if meta.is_dir() {
                     folders.push(path);
                 } else if !state.held.contains_key(&path) && !state.coming.contains_key(&path) {
@@ -203,6 +211,14 @@ impl Cache {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -251,6 +267,7 @@ impl Drop for Held {
 pub(crate) struct Incoming {
     cache: Arc<Cache>,
     path: PathBuf,
+    is_placed: bool,
 }
 
 impl Incoming {
@@ -258,8 +275,10 @@ impl Incoming {
         &self.path
     }
 
-    /// Gives the whole file its name.
-    pub(crate) fn place(&self, path: &Path) -> io::Result<()> {
+    /// Gives the whole file its name. To whoever makes room it has one name at a time, and is counted once.
+    pub(crate) fn place(mut self, path: &Path) -> io::Result<()> {
+        let cache = self.cache.clone();
+        let mut state = cache.lock();
         let mut tries = 0;
         let bytes = length(&self.path);
         loop {
@@ -271,7 +290,9 @@ impl Incoming {
                 Err(error) if error.kind() == ErrorKind::NotFound && tries < PLACE_TRIES => tries += 1,
                 Err(error) => return Err(error),
                 Ok(()) => {
-                    self.cache.bytes.fetch_add(bytes, Ordering::Relaxed);
+                    state.coming.remove(&self.path);
+                    self.is_placed = true;
+                    cache.bytes.fetch_add(bytes, Ordering::Relaxed);
                     return Ok(());
                 }
             }
@@ -281,6 +302,8 @@ impl Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        self.cache.lock().coming.remove(&self.path);
+        if !self.is_placed {
+            self.cache.lock().coming.remove(&self.path);
+        }
     }
 }

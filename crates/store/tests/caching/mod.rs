@@ -97,6 +97,19 @@ async fn a_cache_makes_room_with_what_no_release_holds_and_with_nothing_else() {
     assert!(kept.is_err(), "files without a lease stay as long as the process does");
 }
 
+// A file that just got its name was counted twice, as one that lies there and as one that is still to come.
+#[tokio::test]
+async fn files_that_come_in_at_the_same_time_are_counted_once() {
+    let store = MemoryStore::default();
+    let release = three_releases(&store).await.remove(1);
+    for round in 0..300 {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let files = VerifiedFiles::with_limited_cache(folder.path(), bytes(&release)).expect("a folder");
+        let fetched = release_files(&Arc::new(files), &store, &release).await;
+        assert!(fetched.is_ok(), "round {round}: {fetched:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_release_that_is_larger_than_the_disk_is_refused_before_it_is_fetched() {
     let folder = tempfile::tempdir().expect("temporary folder");
