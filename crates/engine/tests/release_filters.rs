@@ -23,7 +23,7 @@ use verdigris_engine::filter::{Filter, FilterCache};
 use verdigris_engine::release::Release;
 use verdigris_engine::release::search::{Hit, Mode, Query};
 use verdigris_engine::segment::write::{NewRow, SegmentShape, SegmentWriter, WrittenSegment};
-use verdigris_engine::segment::{SegmentCache, SegmentPaths};
+use verdigris_engine::segment::{SegmentCache, SegmentSource};
 
 const D: usize = 48;
 const K: usize = 10;
@@ -97,7 +97,7 @@ fn opened() -> Opened {
         stream: StreamIdentity(1),
     });
     manifest.generation = 1;
-    let (mut parts, mut vectors, mut alive): (Vec<(SegmentPaths, _)>, _, _) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut parts, mut vectors, mut alive): (Vec<(SegmentSource, _)>, _, _) = (Vec::new(), Vec::new(), Vec::new());
     for (name, rows) in (0..).zip(SEGMENTS) {
         let first = alive.len() as u32;
         let of_segment = made_vectors(rows as usize, D, 31 + u64::from(name));
@@ -107,7 +107,7 @@ fn opened() -> Opened {
         manifest.segments.push(entry(&segment, name, &dead));
         alive.extend((0..rows).map(|row| !dead.contains(row)));
         vectors.extend(of_segment);
-        parts.push((segment.paths, Arc::new(dead)));
+        parts.push((segment.paths.into(), Arc::new(dead)));
     }
     Opened {
         release: Release::open(Arc::new(manifest), parts, &SegmentCache::default()).unwrap(),

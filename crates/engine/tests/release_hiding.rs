@@ -77,7 +77,7 @@ fn opened(parts: &[(SegmentEntry, SegmentPaths)], dead: [RoaringBitmap; 2]) -> A
     manifest.segments = parts.iter().map(|(entry, _)| entry.clone()).collect();
     let parts = parts.iter().zip(dead);
     let parts = parts
-        .map(|((_, paths), dead)| (paths.clone(), Arc::new(dead)))
+        .map(|((_, paths), dead)| (paths.clone().into(), Arc::new(dead)))
         .collect();
     Arc::new(Release::open(Arc::new(manifest), parts, &SegmentCache::default()).unwrap())
 }

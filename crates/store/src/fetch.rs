@@ -3,7 +3,7 @@
 //! Deliberately absent: what to do with a damaged object: its reader decides.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +39,24 @@ pub fn digest_of_file(path: &Path) -> io::Result<Digest> {
         hasher.update_mmap_rayon(path)?;
     }
     Ok(hasher.finalize().into())
+}
+
+/// Digest of bytes that are in memory, or mapped.
+fn digest_of(bytes: &[u8]) -> Digest {
+    if (bytes.len() as u64) < PARALLEL_BYTES_MIN {
+        return Digest::of(bytes);
+    }
+    blake3::Hasher::new().update_rayon(bytes).finalize().into()
+}
+
+/// A file on this machine whose digest is that of the manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedFile<M> {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// The very bytes that were hashed, where that was just now: whoever opens them opens what was checked, whatever
+    /// becomes of the path, and maps nothing a second time. Absent if the file was checked earlier, or downloaded.
+    pub bytes: Option<M>,
 }
 
 /// A file as it was when its digest was checked. The time of change is none that a program can set back.
@@ -127,7 +145,8 @@ impl VerifiedFiles {
         if let Some(cache) = &self.cache {
             std::mem::forget(cache.hold(vec![cache.path(&key)]));
         }
-        self.verified(store, collection, entry).await
+        let file = self.verified(store, collection, entry, read_once).await?;
+        Ok(file.path)
     }
 
     /// Keeps the files of a release that are in the cache, or will be.
@@ -161,12 +180,13 @@ impl VerifiedFiles {
         Ok(())
     }
 
-    async fn verified(
+    async fn verified<M: Send + 'static>(
         &self,
         store: &dyn Store,
         collection: &CollectionName,
         entry: &FileEntry,
-    ) -> Result<PathBuf, ReadError> {
+        read: impl Read<M>,
+    ) -> Result<VerifiedFile<M>, ReadError> {
         let key = keys::object(collection, &entry.path);
         if !keys::is_key(&key) {
             return Err(StoreError::Key { key }.into());
@@ -180,19 +200,20 @@ impl VerifiedFiles {
         let slot = self.lock().entry(path.clone()).or_default().clone();
         let mut seen = slot.lock().await;
         if seen.is_some_and(|seen| Seen::of(&path, entry.digest).is_ok_and(|now| now == seen)) {
-            return Ok(path);
+            return Ok(VerifiedFile { path, bytes: None });
         }
         *seen = None;
-        let checked = check_apart(&key, &path, entry).await;
-        *seen = Some(match (checked, &self.cache) {
-            (Ok(now), _) => now,
+        let checked = check_apart(&key, &path, entry, read).await;
+        let (now, bytes) = match (checked, &self.cache) {
+            (Ok((now, bytes)), _) => (now, Some(bytes)),
             // Absent from the cache, or damaged in it: the store's own is what counts.
             (Err(error), Some(cache)) if in_place.is_none() && is_of_content(&error) => {
-                fetch(cache, store, &key, &path, entry).await?
+                (fetch(cache, store, &key, &path, entry).await?, None)
             }
             (Err(error), _) => return Err(error),
-        });
-        Ok(path)
+        };
+        *seen = Some(now);
+        Ok(VerifiedFile { path, bytes })
     }
 
     /// What is in the cache; nothing where there is none.
@@ -269,10 +290,24 @@ async fn apart<T: Send + 'static>(
     })
 }
 
-async fn check_apart(key: &str, path: &Path, entry: &FileEntry) -> Result<Seen, ReadError> {
+/// Reads a file once: its digest, and what is kept of its bytes.
+trait Read<M>: FnOnce(&Path) -> io::Result<(Digest, M)> + Send + 'static {}
+impl<M, F: FnOnce(&Path) -> io::Result<(Digest, M)> + Send + 'static> Read<M> for F {}
+
+/// Keeps nothing.
+fn read_once(path: &Path) -> io::Result<(Digest, ())> {
+    Ok((digest_of_file(path)?, ()))
+}
+
+async fn check_apart<M: Send + 'static>(
+    key: &str,
+    path: &Path,
+    entry: &FileEntry,
+    read: impl Read<M>,
+) -> Result<(Seen, M), ReadError> {
     let (key, path, entry) = (key.to_owned(), path.to_owned(), entry.clone());
     let shown = key.clone();
-    match tokio::task::spawn_blocking(move || check(&key, &path, &entry)).await {
+    match tokio::task::spawn_blocking(move || check(&key, &path, &entry, read)).await {
         Ok(checked) => checked,
         Err(error) => Err(StoreError::Io {
             key: shown,
@@ -282,7 +317,7 @@ async fn check_apart(key: &str, path: &Path, entry: &FileEntry) -> Result<Seen, 
     }
 }
 
-fn check(key: &str, path: &Path, entry: &FileEntry) -> Result<Seen, ReadError> {
+fn check<M>(key: &str, path: &Path, entry: &FileEntry, read: impl Read<M>) -> Result<(Seen, M), ReadError> {
     let failed = |source| StoreError::of(key, source);
     let before = Seen::of(path, entry.digest).map_err(failed)?;
     if before.bytes != entry.bytes {
@@ -292,7 +327,7 @@ fn check(key: &str, path: &Path, entry: &FileEntry) -> Result<Seen, ReadError> {
             found: before.bytes,
         });
     }
-    let found = digest_of_file(path).map_err(failed)?;
+    let (found, bytes) = read(path).map_err(failed)?;
     if found != entry.digest {
         return Err(ReadError::Digest {
             key: key.to_owned(),
@@ -309,7 +344,7 @@ fn check(key: &str, path: &Path, entry: &FileEntry) -> Result<Seen, ReadError> {
         }
         .into());
     }
-    Ok(before)
+    Ok((before, bytes))
 }
 
 /// The verified files of a release, in the order of its segments: `vectors.faiss` and `rows.tar`. Those of a cache stay
@@ -319,33 +354,52 @@ pub async fn release_files(
     store: &dyn Store,
     manifest: &Manifest,
 ) -> Result<Vec<(PathBuf, PathBuf)>, ReadError> {
-    let (paths, lease) = leased_release_files(files, store, manifest).await?;
+    let (files, lease) = fetched(files, store, manifest, read_once).await?;
     std::mem::forget(lease);
-    Ok(paths)
+    Ok(files
+        .into_iter()
+        .map(|[vectors, rows]| (vectors.path, rows.path))
+        .collect())
 }
 
-/// The verified files of a release, in the order of its segments, and what keeps them in the cache. A release that does
-/// not fit is refused before any of it is fetched; what nobody holds makes room for it.
-pub async fn leased_release_files(
+/// The verified files of a release, in the order of its segments: `vectors.faiss` and `rows.tar`; and what keeps them in
+/// the cache. Each is hashed through what `map` makes of it, and comes with that. A release that does not fit is refused
+/// before any of it is fetched; what nobody holds makes room for it.
+pub async fn leased_release_files<M: AsRef<[u8]> + Send + 'static>(
     files: &Arc<VerifiedFiles>,
     store: &dyn Store,
     manifest: &Manifest,
-) -> Result<(Vec<(PathBuf, PathBuf)>, Lease), ReadError> {
+    map: fn(&File) -> io::Result<M>,
+) -> Result<(Vec<[VerifiedFile<M>; 2]>, Lease), ReadError> {
+    let read = move |path: &Path| {
+        let bytes = map(&File::open(path)?)?;
+        Ok((digest_of(bytes.as_ref()), bytes))
+    };
+    fetched(files, store, manifest, read).await
+}
+
+async fn fetched<M: Send + 'static>(
+    files: &Arc<VerifiedFiles>,
+    store: &dyn Store,
+    manifest: &Manifest,
+    read: impl Read<M> + Copy,
+) -> Result<(Vec<[VerifiedFile<M>; 2]>, Lease), ReadError> {
     let lease = files.lease(manifest);
     files.make_room(store, manifest).await?;
     let mut fetches = Vec::with_capacity(manifest.segments.len());
     for segment in &manifest.segments {
         fetches.push(async move {
-            let verified = |entry| files.verified(store, &manifest.collection, entry);
+            let verified = |entry| files.verified(store, &manifest.collection, entry, read);
             futures::try_join!(verified(&segment.files.vectors), verified(&segment.files.rows))
         });
     }
     let mut fetched = futures::stream::iter(fetches).buffered(SEGMENTS_AT_ONCE);
-    let mut paths = Vec::with_capacity(manifest.segments.len());
+    let mut segments = Vec::with_capacity(manifest.segments.len());
     while let Some(pair) = fetched.next().await {
-        paths.push(pair?);
+        let (vectors, rows) = pair?;
+        segments.push([vectors, rows]);
     }
-    Ok((paths, lease))
+    Ok((segments, lease))
 }
 
 /// What reading every file of a release came to.
@@ -368,7 +422,7 @@ pub async fn verify_release(store: &dyn Store, manifest: &Manifest) -> Verificat
             verification.bytes += entry.bytes;
             let key = keys::object(&manifest.collection, &entry.path);
             let checked = match store.local_path(&key) {
-                Some(path) => check_apart(&key, &path, entry).await.map(|_| ()),
+                Some(path) => check_apart(&key, &path, entry, read_once).await.map(|_| ()),
                 None => download::check(store, &key, entry).await,
             };
             verification.problems.extend(checked.err().map(|error| chain(&error)));

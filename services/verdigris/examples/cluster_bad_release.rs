@@ -108,7 +108,7 @@ async fn opened(
     let files = release_files(&files, store, &manifest).await?;
     let dead = objects::dead_rows(store, &manifest).await?;
     let parts = files.into_iter().zip(dead);
-    let parts = parts.map(|((vectors, rows), dead)| (SegmentPaths { vectors, rows }, Arc::new(dead)));
+    let parts = parts.map(|((vectors, rows), dead)| (SegmentPaths { vectors, rows }.into(), Arc::new(dead)));
     let release = Release::open(manifest, parts.collect(), &SegmentCache::default())?;
     Ok((release, settings))
 }

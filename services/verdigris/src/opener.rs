@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, Weak};
 use roaring::RoaringBitmap;
 use verdigris_core::digest::Digest;
 use verdigris_core::manifest::Manifest;
+use verdigris_engine::mapped::MappedBytes;
 use verdigris_engine::release::Release;
 use verdigris_engine::release::open::{OpenError, OpenRelease, Opening};
-use verdigris_engine::segment::{SegmentCache, SegmentPaths};
-use verdigris_store::fetch::{Lease, VerifiedFiles, leased_release_files};
+use verdigris_engine::segment::{SegmentCache, SegmentPaths, SegmentSource};
+use verdigris_store::fetch::{Lease, VerifiedFile, VerifiedFiles, leased_release_files};
 use verdigris_store::{ReadError, Store, StoreError, collection as objects};
 
 /// Opens releases of one store.
@@ -45,15 +46,12 @@ impl Opener {
         if let Some(release) = opened.as_ref().and_then(|(release, _)| release.upgrade()) {
             return Ok(release);
         }
-        let (files, lease) = leased_release_files(&self.files, &*self.store, &manifest)
+        let (files, lease) = leased_release_files(&self.files, &*self.store, &manifest, MappedBytes::map)
             .await
             .map_err(classified)?;
         let dead = self.dead_rows(&manifest, previous).await?;
-        let parts = files
-            .into_iter()
-            .zip(dead)
-            .map(|((vectors, rows), dead)| (SegmentPaths { vectors, rows }, dead));
-        let (parts, segments) = (parts.collect(), self.segments.clone());
+        let parts = files.into_iter().map(opened_as_checked).zip(dead).collect();
+        let segments = self.segments.clone();
         let release = tokio::task::spawn_blocking(move || Release::open(manifest, parts, &segments)).await;
         let release = release.map_err(|error| OpenError::Unavailable(Box::new(error)))?;
         let release = Arc::new(release.map_err(|error| OpenError::Damaged(Box::new(error)))?);
@@ -114,6 +112,18 @@ impl Opener {
 impl OpenRelease for Opener {
     fn open<'a>(&'a self, manifest: Arc<Manifest>, previous: Option<&'a Arc<Release>>) -> Opening<'a> {
         Box::pin(self.open_release(manifest, previous))
+    }
+}
+
+/// What was mapped to be hashed is what is opened.
+fn opened_as_checked([vectors, rows]: [VerifiedFile<MappedBytes>; 2]) -> SegmentSource {
+    SegmentSource {
+        paths: SegmentPaths {
+            vectors: vectors.path,
+            rows: rows.path,
+        },
+        vectors: vectors.bytes,
+        rows: rows.bytes,
     }
 }
 

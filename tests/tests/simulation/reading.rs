@@ -198,7 +198,8 @@ impl Reading {
             vectors: path(&entry.files.vectors.path),
             rows: path(&entry.files.rows.path),
         };
-        let segment = Segment::open(entry, dimension, &paths).map_err(|error| format!("I-2: {}: {error}", entry.id))?;
+        let segment =
+            Segment::open(entry, dimension, paths.into()).map_err(|error| format!("I-2: {}: {error}", entry.id))?;
         let mut rows = Vec::new();
         for n in 0..segment.rows().rows() {
             let stored = segment

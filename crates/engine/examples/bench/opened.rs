@@ -117,6 +117,6 @@ pub(crate) fn open(folder: &Path, set: &str, dead: bool) -> Result<Release, Erro
     });
     (manifest.count, manifest.documents, manifest.generation) = (live.into(), live.into(), 1);
     manifest.segments = vec![entry];
-    let parts = vec![(paths, Arc::new(dead))];
+    let parts = vec![(paths.into(), Arc::new(dead))];
     Ok(Release::open(Arc::new(manifest), parts, &SegmentCache::default())?)
 }

@@ -18,7 +18,7 @@ use verdigris_core::manifest::Manifest;
 use crate::ann::DenseBitmap;
 use crate::error::EngineError;
 use crate::rows::StoredRow;
-use crate::segment::{Segment, SegmentCache, SegmentPaths};
+use crate::segment::{Segment, SegmentCache, SegmentSource};
 use crate::words::WordsStats;
 
 /// A segment as one release sees it.
@@ -54,13 +54,13 @@ impl Release {
     /// are open already are shared through `cache`.
     pub fn open(
         manifest: Arc<Manifest>,
-        parts: Vec<(SegmentPaths, Arc<RoaringBitmap>)>,
+        parts: Vec<(SegmentSource, Arc<RoaringBitmap>)>,
         cache: &SegmentCache,
     ) -> Result<Self, EngineError> {
         assert_eq!(parts.len(), manifest.segments.len(), "one part for each segment");
         let mut segments = Vec::with_capacity(parts.len());
-        for (entry, (paths, dead)) in manifest.segments.iter().zip(parts) {
-            let segment = cache.open(entry, manifest.dimension, &paths)?;
+        for (entry, (files, dead)) in manifest.segments.iter().zip(parts) {
+            let segment = cache.open(entry, manifest.dimension, files)?;
             segments.push(ReleaseSegment::new(segment, dead));
         }
         let stats = WordsStats::of(segments.iter().map(|part| (part.segment.rows(), &*part.dead)));

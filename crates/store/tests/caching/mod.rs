@@ -12,6 +12,7 @@ use verdigris_store::fetch::{VerifiedFiles, leased_release_files, release_files}
 use verdigris_store::memory::MemoryStore;
 use verdigris_store::{Body, Precondition, ReadError, Store, StoreError, digest_of_file, keys};
 
+use crate::fetching::in_memory;
 use crate::scheduled::at_once;
 use crate::world::{claim, create, draft, head, name, publish};
 
@@ -54,9 +55,11 @@ async fn a_cache_makes_room_with_what_no_release_holds_and_with_nothing_else() {
     let (second, third) = (&releases[1], &releases[2]);
     let limit = bytes(second);
     let files = Arc::new(VerifiedFiles::with_limited_cache(folder.path(), limit).expect("a folder"));
-    let (_, lease) = leased_release_files(&files, &store, second).await.expect("it fits");
+    let (_, lease) = leased_release_files(&files, &store, second, in_memory)
+        .await
+        .expect("it fits");
     let counting = FaultyStore::new(Arc::new(store), Box::new(|_| None));
-    let refused = leased_release_files(&files, &counting, third)
+    let refused = leased_release_files(&files, &counting, third, in_memory)
         .await
         .expect_err("the second is held");
     assert!(
@@ -72,13 +75,13 @@ async fn a_cache_makes_room_with_what_no_release_holds_and_with_nothing_else() {
     assert!(entries(second).iter().all(|entry| is_cached(folder.path(), entry)));
 
     // Given back twice over, held once: it stays.
-    let (_, again) = leased_release_files(&files, &counting, second)
+    let (_, again) = leased_release_files(&files, &counting, second, in_memory)
         .await
         .expect("it is there");
     drop(lease);
-    assert!(leased_release_files(&files, &counting, third).await.is_err());
+    assert!(leased_release_files(&files, &counting, third, in_memory).await.is_err());
     drop(again);
-    let (paths, lease) = leased_release_files(&files, &counting, third)
+    let (paths, lease) = leased_release_files(&files, &counting, third, in_memory)
         .await
         .expect("room is made");
     assert_eq!(paths.len(), 2);
@@ -93,7 +96,7 @@ async fn a_cache_makes_room_with_what_no_release_holds_and_with_nothing_else() {
     // The next process knows nothing of leases, and removes what it does not ask for.
     let files = Arc::new(VerifiedFiles::with_limited_cache(folder.path(), limit).expect("a folder"));
     release_files(&files, &counting, second).await.expect("room is made");
-    let kept = leased_release_files(&files, &counting, third).await;
+    let kept = leased_release_files(&files, &counting, third, in_memory).await;
     assert!(kept.is_err(), "files without a lease stay as long as the process does");
 }
 
@@ -118,7 +121,7 @@ async fn a_release_that_is_larger_than_the_disk_is_refused_before_it_is_fetched(
     release.segments[0].files.vectors.bytes = 1 << 60;
     let counting = FaultyStore::new(store, Box::new(|_| None));
     let files = Arc::new(VerifiedFiles::with_cache(folder.path()).expect("a folder"));
-    let refused = leased_release_files(&files, &counting, &release).await;
+    let refused = leased_release_files(&files, &counting, &release, in_memory).await;
     assert!(matches!(refused, Err(ReadError::Store(StoreError::OutOfSpace { .. }))));
     assert_eq!(counting.calls(), 0);
 }

@@ -1,6 +1,7 @@
 //! Damaged objects are found before anybody opens them (I-16), on this machine and behind a remote store.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,11 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use verdigris_core::digest::Digest;
 use verdigris_core::manifest::{FileEntry, Manifest};
 use verdigris_core::pointer::Pointer;
 use verdigris_store::directory::DirectoryStore;
 use verdigris_store::faults::{Call, Fault, FaultyStore, Operation};
-use verdigris_store::fetch::{VerifiedFiles, release_files, verify_release};
+use verdigris_store::fetch::{VerifiedFiles, leased_release_files, release_files, verify_release};
 use verdigris_store::memory::MemoryStore;
 use verdigris_store::{Body, Part, Precondition, ReadError, Store, StoreError, Tag, collection, digest_of_file, keys};
 
@@ -47,7 +49,7 @@ async fn open(store: &dyn Store) -> Result<(), ReadError> {
     let active = pointer.active.expect("published");
     let manifest = collection::manifest(store, &name(), &active.manifest).await?;
     collection::settings(store, &name(), &manifest.settings).await?;
-    release_files(&Arc::new(VerifiedFiles::default()), store, &manifest).await?;
+    leased_release_files(&Arc::new(VerifiedFiles::default()), store, &manifest, in_memory).await?;
     collection::dead_rows(store, &manifest).await?;
     Ok(())
 }
@@ -153,6 +155,48 @@ async fn a_file_that_changed_since_it_was_checked_is_checked_again() {
     let again = files.local(&store, &name(), entry).await;
     assert!(matches!(again, Err(ReadError::Digest { .. })), "{again:?}");
     files.forget_missing();
+}
+
+/// A mapping, as far as tests need one.
+pub(crate) fn in_memory(mut file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn not_what_is_there(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = in_memory(file)?;
+    bytes[3] ^= 1;
+    Ok(bytes)
+}
+
+#[tokio::test]
+async fn what_was_hashed_is_handed_on_and_nothing_else_is() {
+    let (_folder, store, _, manifest) = local_store().await;
+    let files = Arc::new(VerifiedFiles::default());
+    let other = leased_release_files(&files, &store, &manifest, not_what_is_there).await;
+    assert!(
+        matches!(other, Err(ReadError::Digest { .. })),
+        "the file was hashed, and other bytes handed on"
+    );
+    let (first, _lease) = leased_release_files(&files, &store, &manifest, in_memory)
+        .await
+        .expect("whole");
+    for (file, entry) in first.iter().flatten().zip(
+        manifest
+            .segments
+            .iter()
+            .flat_map(|segment| [&segment.files.vectors, &segment.files.rows]),
+    ) {
+        let bytes = file.bytes.as_ref().expect("it was hashed just now");
+        assert_eq!(Digest::of(bytes), entry.digest);
+    }
+    let (again, _lease) = leased_release_files(&files, &store, &manifest, in_memory)
+        .await
+        .expect("whole");
+    for (file, before) in again.iter().flatten().zip(first.iter().flatten()) {
+        assert_eq!((&file.path, &file.bytes), (&before.path, &None), "it was read again");
+    }
 }
 
 #[tokio::test]
