@@ -36,7 +36,7 @@ pub enum Collections {
 /// When collections are opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Start {
-    /// Before the role has started.
+    /// From the start of the role on, all at once; [`Search::opened`](crate::Search::opened) waits for them.
     #[default]
     First,
     /// While it answers whether it is ready, as a pod must; each is warmed before.

@@ -143,7 +143,8 @@ pub struct Search {
 }
 
 impl Search {
-    /// Opens every collection of the store, and follows them from then on.
+    /// Begins to open every collection of the store, and follows them from then on. Answers wait for what they need;
+    /// [`Search::opened`] waits for all of it.
     pub async fn start(deps: SearchDeps, tasks: Tasks) -> Result<Arc<Self>, StoreError> {
         let threads = Arc::new(tokio::sync::Semaphore::new(deps.parallel_searches));
         let filters = FilterCache::new(FILTER_CACHE_BYTES);
@@ -167,7 +168,7 @@ impl Search {
         match search.deps.following.start {
             Start::First => {
                 for name in objects::list(&*search.deps.store).await? {
-                    search.follow(&name).fresh(LOOK_WAIT).await;
+                    search.follow(&name);
                 }
             }
             Start::Beside => {
@@ -186,6 +187,14 @@ impl Search {
             }
         }
         Ok(search)
+    }
+
+    /// Waits until each collection that is followed by now is open, or is known to be broken.
+    pub async fn opened(&self) {
+        let followed: Vec<Arc<Followed>> = self.lock().values().cloned().collect();
+        for followed in followed {
+            InUse::begin(followed).fresh(LOOK_WAIT).await;
+        }
     }
 
     /// Both lineages of a collection as this server has them; none where there is no such collection.

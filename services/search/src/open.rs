@@ -9,6 +9,7 @@ use verdigris_core::manifest::Manifest;
 use verdigris_core::pointer::LineagePointer;
 use verdigris_core::settings::Settings;
 use verdigris_embed::{Embedder, QUERY_CACHE_ENTRIES, QueryCache};
+use verdigris_engine::release::Release;
 use verdigris_engine::release::open::OpenError;
 use verdigris_proto::reason::Reason;
 use verdigris_store::{ReadError, collection as objects};
@@ -33,41 +34,15 @@ pub(crate) async fn open(search: &Arc<Search>, followed: &Followed, named: &Line
         .or_else(|| lineages.served(verdigris_proto::search::Lineage::Active).ok());
     let manifest = objects::manifest(store, &followed.name, &named.manifest).await;
     let manifest = manifest.map_err(of_read)?;
-    let settings = match before
-        .as_ref()
-        .filter(|served| served.release.manifest().settings == manifest.settings)
-    {
-        Some(served) => served.settings.clone(),
-        None => {
-            let settings = objects::settings(store, &followed.name, &manifest.settings).await;
-            Arc::new(settings.map_err(of_read)?)
-        }
-    };
-    let embedder = match before
-        .as_ref()
-        .filter(|served| served.release.manifest().embedder == manifest.embedder)
-    {
-        Some(served) => served.embedder.clone(),
-        None => search.queries.of(search, &manifest, &settings).await?,
-    };
+    let manifest = Arc::new(manifest);
+    let words = settings_and_embedder(search, followed, &manifest, before.as_deref());
     check_memory(search, &manifest)?;
     let previous = before.as_ref().map(|served| &served.release);
-    let manifest = Arc::new(manifest);
-    let opened = search
-        .deps
-        .opener
-        .open(manifest.clone(), previous)
-        .await
-        .map_err(of_open);
-    let opened = match opened {
-        // Older releases that stay open for the next pages of searches have the room that this one needs.
-        Err(problem) if problem.reason == Reason::DiskFull && followed.give_up_paged() => {
-            search.deps.opener.open(manifest, previous).await.map_err(of_open)
-        }
-        opened => opened,
-    };
+    let files = opened_files(search, followed, &manifest, previous);
+    // Ending either drops the other: what was verified meanwhile stays verified.
+    let ((settings, embedder), opened) = tokio::try_join!(words, files)?;
     let hidden = followed.hidden();
-    let release = hidden.hide(&opened?);
+    let release = hidden.hide(&opened);
     Ok(Served {
         release,
         settings,
@@ -76,6 +51,51 @@ pub(crate) async fn open(search: &Arc<Search>, followed: &Followed, named: &Line
         hidden: hidden.list(),
         ready: same_lineage.map_or_else(|| began.elapsed(), |served| served.ready),
     })
+}
+
+/// The settings and the model of a release, those of the one before where they are the same.
+async fn settings_and_embedder(
+    search: &Arc<Search>,
+    followed: &Followed,
+    manifest: &Manifest,
+    before: Option<&Served>,
+) -> Result<(Arc<Settings>, Option<Arc<QueryCache>>), Problem> {
+    let same = before.filter(|served| served.release.manifest().settings == manifest.settings);
+    let settings = match same {
+        Some(served) => served.settings.clone(),
+        None => {
+            let settings = objects::settings(&*search.deps.store, &followed.name, &manifest.settings).await;
+            Arc::new(settings.map_err(of_read)?)
+        }
+    };
+    let same = before.filter(|served| served.release.manifest().embedder == manifest.embedder);
+    let embedder = match same {
+        Some(served) => served.embedder.clone(),
+        None => search.queries.of(search, manifest, &settings).await?,
+    };
+    Ok((settings, embedder))
+}
+
+/// The files of a release, verified and opened.
+async fn opened_files(
+    search: &Arc<Search>,
+    followed: &Followed,
+    manifest: &Arc<Manifest>,
+    previous: Option<&Arc<Release>>,
+) -> Result<Arc<Release>, Problem> {
+    let open = || async {
+        search
+            .deps
+            .opener
+            .open(manifest.clone(), previous)
+            .await
+            .map_err(of_open)
+    };
+    match open().await {
+        // Older releases that stay open for the next pages of searches have the room that this one needs.
+        Err(problem) if problem.reason == Reason::DiskFull && followed.give_up_paged() => open().await,
+        opened => opened,
+    }
 }
 
 /// Refuses what this process could only open to be ended by the system, before a byte of it is fetched.

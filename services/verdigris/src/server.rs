@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,6 +10,7 @@ use prometheus::{IntCounter, Registry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use verdigris_bus::Bus;
 use verdigris_controller::metrics::ControllerMetrics;
 use verdigris_controller::{Controller, ControllerDeps, RolloutRpc, Scope, Searchers};
 use verdigris_core::queries::LoggedQuery;
@@ -124,7 +125,7 @@ pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks)
         open: Routes::default(),
         administration: listeners.admin.as_ref().map(|_| Routes::default()),
     };
-    add_roles(&start, &mut services, calls, &demotion, tasks).await?;
+    let opening = add_roles(&start, &mut services, calls, &demotion, tasks).await?;
     let address = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
     let (grpc, admin) = (address(&listeners.grpc)?, address(&listeners.admin)?);
     let (folder, announced) = (&mut start.folder, grpc.or(admin));
@@ -159,6 +160,9 @@ pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks)
         let server = server(services.open, &demotion, &guard);
         tasks.spawn("gRPC server", serve(server, Listener::Tcp(listener), tasks.token()));
     }
+    if let Some(search) = opening {
+        search.opened().await;
+    }
     Ok(Running {
         grpc,
         socket,
@@ -168,13 +172,14 @@ pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks)
     })
 }
 
+/// The search that is to have all collections open before the process is ready, where there is one.
 async fn add_roles(
     start: &Start,
     services: &mut Services,
     calls: RpcMetrics,
     demotion: &Demotion,
     tasks: &Tasks,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Arc<Search>>> {
     let parts = Parts::open(&start.values, &start.folder, start.role.rights(), &start.registry).await?;
     let instance = format!("up/{}-{:x}", std::process::id(), parts.clock.now_ns());
     let opening = || parts.opening(&start.values, &start.folder, start.models.clone(), &start.registry);
@@ -185,24 +190,28 @@ async fn add_roles(
     match start.role {
         Role::All => {
             let opening = opening()?;
-            let searching: Arc<OnceLock<Arc<Search>>> = Arc::default();
-            let forget = forget_queries(searching.clone());
-            let indexer = start_indexer(start, &parts, &opening, forget, instance.clone(), tasks).await?;
-            let standstill = standstill_of(&indexer);
-            let search = start_search(start, &parts, &opening, standstill, tasks).await?;
+            let bus = open_bus(&start.values, &start.folder, &parts.clock).await?;
+            let indexing: Arc<OnceLock<Weak<Indexer>>> = Arc::default();
+            // Releases are what a start takes longest for: they are hashed and opened while the rest is put together.
+            // What may refuse the folder comes before.
+            let search = start_search(start, &parts, &opening, standstill_of(indexing.clone()), tasks).await?;
+            let forget = forget_queries(search.clone());
+            let indexer = start_indexer(start, &parts, &opening, bus, forget, instance.clone(), tasks).await?;
             // It is set once, here.
-            let _ = searching.set(search.clone());
+            let _ = indexing.set(Arc::downgrade(&indexer));
             let searchers = Arc::new(InProcess(search.clone()));
             let controller = start_controller(start, &parts, searchers, instance, tasks).await?;
-            services.add_search(search, pods);
+            services.add_search(search.clone(), pods);
             services.add_indexer(indexer);
             services.add_controller(controller);
+            return Ok(Some(search));
         }
         Role::Indexer => {
             // A search process takes erased documents from its own sample, by the list that the pointer names.
             let forget: ForgetQueries = Arc::new(|_, _| Box::pin(async { Ok(()) }));
             let instance = instance.replacen("up/", "indexer/", 1);
-            let indexer = start_indexer(start, &parts, &opening()?, forget, instance, tasks).await?;
+            let bus = open_bus(&start.values, &start.folder, &parts.clock).await?;
+            let indexer = start_indexer(start, &parts, &opening()?, bus, forget, instance, tasks).await?;
             services.add_indexer(indexer);
         }
         Role::Search => {
@@ -217,20 +226,21 @@ async fn add_roles(
             services.add_controller(controller);
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 async fn start_indexer(
     start: &Start,
     parts: &Parts,
     opening: &Opening,
+    bus: Arc<dyn Bus>,
     forget_queries: ForgetQueries,
     instance: String,
     tasks: &Tasks,
 ) -> anyhow::Result<Arc<Indexer>> {
     let deps = IndexerDeps {
         store: parts.store.clone(),
-        bus: open_bus(&start.values, &start.folder, &parts.clock).await?,
+        bus,
         opener: opening.opener.clone(),
         embedders: opening.embedders.clone(),
         clock: parts.clock.clone(),
@@ -324,12 +334,11 @@ async fn start_controller(
     Ok(Controller::start(deps, tasks.clone()).await?)
 }
 
-/// Why publishing stands still, as the indexer knows. The indexer has the search in its hands as well: one of the two
-/// must let the other go, or neither is ever closed.
-fn standstill_of(indexer: &Arc<Indexer>) -> StandstillOf {
-    let indexer = Arc::downgrade(indexer);
+/// Why publishing stands still, as the indexer knows once it has begun. The indexer has the search in its hands as well:
+/// one of the two must let the other go, or neither is ever closed.
+fn standstill_of(indexing: Arc<OnceLock<Weak<Indexer>>>) -> StandstillOf {
     Arc::new(move |name| {
-        let standstill = indexer.upgrade()?.handle(name)?.status.standstill()?;
+        let standstill = indexing.get()?.upgrade()?.handle(name)?.status.standstill()?;
         Some(Standstill {
             reason: standstill.reason,
             message: standstill.message,
@@ -338,12 +347,10 @@ fn standstill_of(indexer: &Arc<Indexer>) -> StandstillOf {
 }
 
 /// Takes logged queries away that name an erased document by its id.
-fn forget_queries(searching: Arc<OnceLock<Arc<Search>>>) -> ForgetQueries {
+fn forget_queries(search: Arc<Search>) -> ForgetQueries {
     Arc::new(move |name, ids| {
-        let (searching, name) = (searching.clone(), name.clone());
+        let (search, name) = (search.clone(), name.clone());
         Box::pin(async move {
-            // The indexer begins first, and asks again.
-            let search = searching.get().ok_or(std::io::ErrorKind::NotConnected)?;
             let says = move |query: &LoggedQuery| ids.iter().any(|id| query.names(id));
             search.delete_logged_queries(&name, says).await.map(|_| ())
         })

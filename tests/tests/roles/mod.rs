@@ -255,6 +255,7 @@ impl Process {
             drag: None,
         };
         let search = runtime.block_on(Search::start(deps, tasks.clone()))?;
+        runtime.block_on(search.opened());
         let (garbage, token) = (indexer.clone(), tasks.token());
         runtime.block_on(async {
             tasks.spawn("garbage collection", async move {

@@ -246,6 +246,7 @@ impl Server {
             drag: start.drag,
         };
         let search = Search::start(deps, tasks.clone()).await.expect("the store lists");
+        search.opened().await;
         Self {
             rpc: Arc::new(SearchRpc::new(search.clone())),
             search,
