@@ -7,6 +7,7 @@
 //! - `amplification UP ROWS PUBLISHES` counts what merges write;
 //! - `fresh SERVER COLLECTION PRODUCTS.jsonl SECONDS` sends 100 events a second and sees when each is searchable;
 //! - `start UP FOLDER SET` times the start on the folder that `vectors` left, against hashing its files, and its memory;
+//! - `digest FILE…` hashes files and says so, for `start`;
 //! - `rollout UP FOLDER QUERIES.tsv ROUNDS PRODUCTS.jsonl…` times a rebuild, gates, follows, promotions and returns;
 //! - `memory UP DOCUMENTS` watches memory while tiny documents stream in.
 //!
@@ -53,6 +54,7 @@ fn main() -> anyhow::Result<()> {
                 fresh::run(server, collection, Path::new(products), seconds.parse()?).await
             }
             ["start", up, folder, set] => start::run(Path::new(up), Path::new(folder), set).await,
+            ["digest", ref files @ ..] => start::digest_and_say(files),
             ["rollout", up, folder, queries, rounds, ref products @ ..] => {
                 rollout::run(
                     Path::new(up),
@@ -64,7 +66,9 @@ fn main() -> anyhow::Result<()> {
                 .await
             }
             ["memory", up, documents] => memory::run(Path::new(up), documents.parse()?).await,
-            _ => anyhow::bail!("usage: live_bench vectors|text|publish|amplification|fresh|start|rollout|memory …"),
+            _ => anyhow::bail!(
+                "usage: live_bench vectors|text|publish|amplification|fresh|start|digest|rollout|memory …"
+            ),
         }
     })
 }

@@ -12,7 +12,7 @@ use verdigris_engine::filter::FilterCache;
 use verdigris_engine::release::Release;
 use verdigris_engine::release::search::{Mode, Query};
 use verdigris_engine::segment::{SegmentCache, SegmentPaths};
-use verdigris_proto::search::{GetServingStatsRequest, SearchMode, SearchRequest};
+use verdigris_proto::search::{BatchSearchRequest, GetServingStatsRequest, SearchMode, SearchRequest};
 
 use crate::client::{Client, given_vectors, with_vector};
 use crate::process::Up;
@@ -21,8 +21,10 @@ use crate::{at, sorted};
 const D: usize = 384;
 const TOP_K: u32 = 10;
 const ROUNDS: usize = 7;
-/// Requests that the one client thread keeps under way where throughput is measured.
-const IN_FLIGHT: usize = 4;
+/// Requests that the one client thread keeps under way where throughput is measured, few and many.
+const IN_FLIGHT: [usize; 2] = [4, 16];
+/// Searches of one call where they are sent together.
+const BATCH: usize = 16;
 /// Text queries: each once, so that no vector comes from the cache of queries.
 const TEXT_QUERIES_MAX: usize = 1_000;
 /// Candidates that reach recall@10 of .99 on the sets of `search_bench`.
@@ -80,7 +82,7 @@ pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Resu
     let ef_search = ef_search(set);
     let filters = FilterCache::new(1 << 20);
     let mut paths: [(&str, Vec<Vec<f64>>); PATHS.len()] = PATHS.map(|name| (name, Vec::new()));
-    let mut in_flight = Vec::new();
+    let mut by_rate = Vec::new();
     for round in 0..=ROUNDS {
         let alone = in_process(&release, &filters, &queries, ef_search, Fetch::Nothing)?;
         let ids = in_process(&release, &filters, &queries, ef_search, Fetch::Ids)?;
@@ -91,8 +93,10 @@ pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Resu
         let [grpc_stock, ..] = over_grpc(&stock, &queries, ef_search, &["id"]).await?;
         let near_empty = empty_calls(&near, queries.len() / D).await?;
         let [near_grpc, ..] = over_grpc(&near, &queries, ef_search, &["id"]).await?;
-        let rate = throughput(&client, &queries, ef_search).await?;
-        let near_rate = throughput(&near, &queries, ef_search).await?;
+        let (over_tcp, over_socket) = (
+            rates(&client, &queries, ef_search).await?,
+            rates(&near, &queries, ef_search).await?,
+        );
         // The first round warms up.
         if round > 0 {
             let round = [
@@ -109,14 +113,14 @@ pub(crate) async fn vectors(up: &Path, folder: &Path, set: &str) -> anyhow::Resu
                 near_grpc,
             ];
             paths.iter_mut().zip(round).for_each(|(path, times)| path.1.push(times));
-            in_flight.push([rate, near_rate]);
+            by_rate.push([over_tcp, over_socket]);
         }
     }
     println!(
         "{set}: {} rows, top {TOP_K}, ef {ef_search}, median of {ROUNDS} rounds in turn",
         release.manifest().count
     );
-    report(set, &paths, &in_flight);
+    report(set, &paths, &by_rate);
     drop((client, stock, near));
     server.stop()?;
     busy_polling(up, folder, set, &queries, |fetch| {
@@ -214,7 +218,13 @@ const PATHS: [&str; 11] = [
 const OVER_TCP: usize = 6;
 const OVER_SOCKET: usize = 10;
 
-fn report(set: &str, paths: &[(&str, Vec<Vec<f64>>); PATHS.len()], in_flight: &[[f64; 2]]) {
+/// How much one client thread asks for at once, in the order of its rates.
+fn at_once() -> [String; RATES] {
+    let [few, many] = IN_FLIGHT.map(|calls| format!("{calls} in flight"));
+    [few, many, format!("{BATCH} in a call")]
+}
+
+fn report(set: &str, paths: &[(&str, Vec<Vec<f64>>); PATHS.len()], by_rate: &[[[f64; RATES]; 2]]) {
     let medians = table(paths);
     let place = if is_on_one() { ", both on one processor" } else { "" };
     let mut ratios = Vec::new();
@@ -222,31 +232,31 @@ fn report(set: &str, paths: &[(&str, Vec<Vec<f64>>); PATHS.len()], in_flight: &[
         .into_iter()
         .enumerate()
     {
-        let rates = || in_flight.iter().map(|rates| rates[n]);
-        let rate = middle(rates().collect());
-        println!("{:42} {rate:>29.0}", format!("{over}, with ids, {IN_FLIGHT} in flight"));
         // Of each round, so that what slows a whole round down slows both.
         let ratio = |inside: usize| {
             let rounds = paths[inside].1.iter().zip(&paths[path].1);
             middle(rounds.map(|(inside, grpc)| at(inside, 0.5) / at(grpc, 0.5)).collect())
         };
         let (to_search, to_answer) = (ratio(0), ratio(1));
-        let rounds = paths[0].1.iter().zip(rates());
-        let by_rate = middle(rounds.map(|(inside, rate)| rate * mean(inside) / 1e6).collect());
         println!(
             "mark: {set}{place}: {over} at least 0.5 x search alone in process, one request after the other (p50): \
              {to_search:.2} {}; with ids on both sides {to_answer:.2}",
             met(to_search)
         );
-        println!(
-            "mark: {set}{place}: {over} at least 0.5 x search alone in process, queries a second of one client thread \
-             with {IN_FLIGHT} in flight: {by_rate:.2} {}",
-            met(by_rate)
-        );
-        ratios.push(
-            json!({"over": over, "in_flight_per_second": rate, "p50_to_search": to_search,
-                           "p50_to_answer": to_answer, "rate_to_search": by_rate}),
-        );
+        let mut rates = Vec::new();
+        for (asked, name) in at_once().into_iter().enumerate() {
+            let rounds = || by_rate.iter().map(|round| round[n][asked]);
+            let of_search = paths[0].1.iter().zip(rounds());
+            let rate = middle(rounds().collect());
+            let ratio = middle(of_search.map(|(inside, rate)| rate * mean(inside) / 1e6).collect());
+            println!(
+                "mark: {set}{place}: {over} at least 0.5 x search alone in process, queries a second of one client \
+                 thread, {name}: {rate:.0}, {ratio:.2} {}",
+                met(ratio)
+            );
+            rates.push(json!({"at_once": name, "per_second": rate, "rate_to_search": ratio}));
+        }
+        ratios.push(json!({"over": over, "p50_to_search": to_search, "p50_to_answer": to_answer, "rates": rates}));
     }
     println!("{}", json!({"set": set, "paths": medians, "ratios": ratios}));
 }
@@ -286,7 +296,7 @@ fn open(store: &Path, manifest: Manifest) -> anyhow::Result<Release> {
         vectors: file(&segment.files.vectors.path),
         rows: file(&segment.files.rows.path),
     });
-    let parts = paths.map(|paths| (paths, Arc::default())).collect();
+    let parts = paths.map(|paths| (paths.into(), Arc::default())).collect();
     Ok(Release::open(Arc::new(manifest), parts, &SegmentCache::default())?)
 }
 
@@ -378,11 +388,40 @@ async fn empty_calls(client: &Client, calls: usize) -> anyhow::Result<Vec<f64>> 
     Ok(sorted(times))
 }
 
+/// Rates of one client thread: as many calls under way as [`IN_FLIGHT`] says, and searches sent together.
+const RATES: usize = IN_FLIGHT.len() + 1;
+
+async fn rates(client: &Client, queries: &[f32], ef_search: u32) -> anyhow::Result<[f64; RATES]> {
+    let [few, many] = IN_FLIGHT;
+    Ok([
+        throughput(client, queries, ef_search, few).await?,
+        throughput(client, queries, ef_search, many).await?,
+        batched(client, queries, ef_search).await?,
+    ])
+}
+
+/// Queries a second of one client thread that sends several in a call, one call after the other.
+async fn batched(client: &Client, queries: &[f32], ef_search: u32) -> anyhow::Result<f64> {
+    let requests: Vec<SearchRequest> = queries
+        .chunks_exact(D)
+        .map(|vector| request(client, vector, ef_search, &["id"]))
+        .collect();
+    let (mut service, began) = (client.search(), Instant::now());
+    for requests in requests.chunks(BATCH) {
+        let answer = service.batch_search(BatchSearchRequest {
+            requests: requests.to_vec(),
+        });
+        let answers = answer.await?.into_inner().responses;
+        anyhow::ensure!(answers.len() == requests.len(), "{} answers", answers.len());
+    }
+    Ok((queries.len() / D) as f64 / began.elapsed().as_secs_f64())
+}
+
 /// Queries a second of one client thread that keeps several under way on one connection.
-async fn throughput(client: &Client, queries: &[f32], ef_search: u32) -> anyhow::Result<f64> {
-    let mut requests: Vec<Vec<SearchRequest>> = vec![Vec::new(); IN_FLIGHT];
+async fn throughput(client: &Client, queries: &[f32], ef_search: u32, in_flight: usize) -> anyhow::Result<f64> {
+    let mut requests: Vec<Vec<SearchRequest>> = vec![Vec::new(); in_flight];
     for (n, vector) in queries.chunks_exact(D).enumerate() {
-        requests[n % IN_FLIGHT].push(request(client, vector, ef_search, &["id"]));
+        requests[n % in_flight].push(request(client, vector, ef_search, &["id"]));
     }
     let began = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
