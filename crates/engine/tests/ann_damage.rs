@@ -59,6 +59,20 @@ fn a_truncated_or_lengthened_file_is_refused() {
     });
 }
 
+/// Where the links of a graph end: behind them come five numbers of it, and the vectors with their header.
+fn links_end(bytes: &[u8], rows: usize, dimension: usize) -> usize {
+    bytes.len() - (4 * rows * dimension + 45) - 20
+}
+
+fn refused_for(cause: &str, folder: &Path, damaged: &[u8], built: &Built, what: &str) {
+    let error = open(folder, damaged, &built.expected).expect_err(what);
+    let found = std::error::Error::source(&error).map(ToString::to_string);
+    assert!(
+        found.as_ref().is_some_and(|found| found.contains(cause)),
+        "{what}: {error}: {found:?}"
+    );
+}
+
 // The links of a large graph are checked by several threads, each a part of them.
 #[test]
 fn a_link_that_leads_to_no_row_is_found_in_each_part_of_a_large_graph() {
@@ -66,22 +80,15 @@ fn a_link_that_leads_to_no_row_is_found_in_each_part_of_a_large_graph() {
     const D: usize = 2;
     let built = build("HNSW32", D as u32, &made_vectors(ROWS, D, 23));
     let bytes = std::fs::read(&built.path).unwrap();
-    // Behind the links come five numbers of the graph, and the vectors with their header.
-    let links_end = bytes.len() - (4 * ROWS * D + 45) - 20;
+    let links_end = links_end(&bytes, ROWS, D);
     let folder = tempfile::tempdir().unwrap();
     for back in [1, 2, 500_000, 1_000_000, 1_500_000, 2_000_000, 64 * ROWS] {
         let at = links_end - 4 * back;
         for nowhere in [ROWS as i32, i32::MAX, -2] {
             let mut damaged = bytes.clone();
             damaged[at..at + 4].copy_from_slice(&nowhere.to_le_bytes());
-            let error = open(folder.path(), &damaged, &built.expected).expect_err("a link to nowhere");
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            assert!(
-                cause
-                    .as_ref()
-                    .is_some_and(|cause| cause.contains("a link leads to no row")),
-                "{nowhere} in link {back} from behind: {error}: {cause:?}"
-            );
+            let what = format!("{nowhere} in link {back} from behind");
+            refused_for("a link leads to no row", folder.path(), &damaged, &built, &what);
         }
     }
 }
@@ -93,7 +100,7 @@ fn a_link_that_leads_to_a_lower_level_is_found_in_each_part_of_a_large_graph() {
     let built = build("HNSW32", D as u32, &made_vectors(ROWS, D, 24));
     let bytes = std::fs::read(&built.path).unwrap();
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
-    let links_end = bytes.len() - (4 * ROWS * D + 45) - 20;
+    let links_end = links_end(&bytes, ROWS, D);
     // The links have their count before them, and that comes after where each row's begin.
     let links = (64 * ROWS..)
         .find(|links| number(links_end - 4 * links - 8) == *links)
@@ -111,14 +118,8 @@ fn a_link_that_leads_to_a_lower_level_is_found_in_each_part_of_a_large_graph() {
         let at = links_begin + 4 * (offset(row) + 64);
         let mut damaged = bytes.clone();
         damaged[at..at + 4].copy_from_slice(&below.to_le_bytes());
-        let error = open(folder.path(), &damaged, &built.expected).expect_err("a link downwards");
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        assert!(
-            cause
-                .as_ref()
-                .is_some_and(|cause| cause.contains("a link leads to a lower level")),
-            "row {row}: {error}: {cause:?}"
-        );
+        let cause = "a link leads to a lower level";
+        refused_for(cause, folder.path(), &damaged, &built, &format!("row {row}"));
     }
 }
 

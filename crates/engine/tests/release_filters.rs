@@ -10,13 +10,11 @@ use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 use serde_json::json;
-use support::{exact, made_vectors, random_rows, rows_of};
+use support::{exact, made_vectors, random_rows, rows_of, unchecked_files};
 use tempfile::TempDir;
 use verdigris_core::digest::Digest;
 use verdigris_core::embedder::EmbedderIdentity;
-use verdigris_core::manifest::{
-    FileEntry, Genesis, LineageId, Manifest, Metric, SegmentEntry, SegmentFiles, SettingsReference,
-};
+use verdigris_core::manifest::{Genesis, LineageId, Manifest, Metric, SegmentEntry, SettingsReference};
 use verdigris_core::position::StreamIdentity;
 use verdigris_core::settings::{Settings, Weights};
 use verdigris_engine::filter::{Filter, FilterCache};
@@ -67,19 +65,9 @@ fn written(folder: &Path, first: u32, vectors: &[f32]) -> WrittenSegment {
 }
 
 fn entry(written: &WrittenSegment, name: u32, dead: &RoaringBitmap) -> SegmentEntry {
-    // Nobody asks the engine for digests: they were compared before.
-    let file = || FileEntry {
-        path: String::new(),
-        bytes: 0,
-        digest: Digest::of(b""),
-    };
-    let files = SegmentFiles {
-        vectors: file(),
-        rows: file(),
-    };
     SegmentEntry {
         live: written.rows - dead.len() as u32,
-        ..written.entry(name.to_string().into(), files)
+        ..written.entry(name.to_string().into(), unchecked_files())
     }
 }
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 use serde_json::json;
-use support::{made_vectors, rows_of};
+use support::{made_vectors, rows_of, unchecked_files};
 use verdigris_core::digest::Digest;
 use verdigris_core::embedder::EmbedderIdentity;
-use verdigris_core::manifest::{FileEntry, Genesis, Manifest, Metric, SegmentEntry, SegmentFiles, SettingsReference};
+use verdigris_core::manifest::{Genesis, Manifest, Metric, SegmentEntry, SettingsReference};
 use verdigris_core::position::StreamIdentity;
 use verdigris_core::settings::{Settings, Weights};
 use verdigris_engine::filter::{Filter, FilterCache};
@@ -48,17 +48,7 @@ fn segment(folder: &Path, name: u32, vectors: &[f32]) -> (SegmentEntry, SegmentP
     }
     writer.add_ghost(&row(format!("ghost-{name}"), None)).unwrap();
     let written = writer.finish().unwrap();
-    // Nobody asks the engine for digests: they were compared before.
-    let file = || FileEntry {
-        path: String::new(),
-        bytes: 0,
-        digest: Digest::of(b""),
-    };
-    let files = SegmentFiles {
-        vectors: file(),
-        rows: file(),
-    };
-    let entry = written.entry(name.to_string().into(), files);
+    let entry = written.entry(name.to_string().into(), unchecked_files());
     (entry, written.paths)
 }
 

