@@ -33,14 +33,14 @@ pub(crate) async fn open(search: &Arc<Search>, followed: &Followed, named: &Line
         .clone()
         .or_else(|| lineages.served(verdigris_proto::search::Lineage::Active).ok());
     let manifest = objects::manifest(store, &followed.name, &named.manifest).await;
-    let manifest = manifest.map_err(of_read)?;
-    let manifest = Arc::new(manifest);
-    let words = settings_and_embedder(search, followed, &manifest, before.as_deref());
+    let manifest = Arc::new(manifest.map_err(of_read)?);
     check_memory(search, &manifest)?;
     let previous = before.as_ref().map(|served| &served.release);
-    let files = opened_files(search, followed, &manifest, previous);
-    // Ending either drops the other: what was verified meanwhile stays verified.
-    let ((settings, embedder), opened) = tokio::try_join!(words, files)?;
+    // An error of either drops the other: what was verified meanwhile stays verified.
+    let ((settings, embedder), opened) = tokio::try_join!(
+        settings_and_embedder(search, followed, &manifest, before.as_deref()),
+        opened_files(search, followed, &manifest, previous)
+    )?;
     let hidden = followed.hidden();
     let release = hidden.hide(&opened);
     Ok(Served {

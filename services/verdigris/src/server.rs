@@ -182,6 +182,7 @@ async fn add_roles(
 ) -> anyhow::Result<Option<Arc<Search>>> {
     let parts = Parts::open(&start.values, &start.folder, start.role.rights(), &start.registry).await?;
     let instance = format!("up/{}-{:x}", std::process::id(), parts.clock.now_ns());
+    let bus = || open_bus(&start.values, &start.folder, &parts.clock);
     let opening = || parts.opening(&start.values, &start.folder, start.models.clone(), &start.registry);
     let pods = PodDeps {
         demotion: demotion.clone(),
@@ -190,7 +191,7 @@ async fn add_roles(
     match start.role {
         Role::All => {
             let opening = opening()?;
-            let bus = open_bus(&start.values, &start.folder, &parts.clock).await?;
+            let bus = bus().await?;
             let indexing: Arc<OnceLock<Weak<Indexer>>> = Arc::default();
             // Releases are what a start takes longest for: they are hashed and opened while the rest is put together.
             // What may refuse the folder comes before.
@@ -210,7 +211,7 @@ async fn add_roles(
             // A search process takes erased documents from its own sample, by the list that the pointer names.
             let forget: ForgetQueries = Arc::new(|_, _| Box::pin(async { Ok(()) }));
             let instance = instance.replacen("up/", "indexer/", 1);
-            let bus = open_bus(&start.values, &start.folder, &parts.clock).await?;
+            let bus = bus().await?;
             let indexer = start_indexer(start, &parts, &opening()?, bus, forget, instance, tasks).await?;
             services.add_indexer(indexer);
         }
