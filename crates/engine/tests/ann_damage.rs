@@ -142,9 +142,11 @@ fn garbage_and_other_structures_of_faiss_are_refused() {
             "{length} bytes"
         );
     }
-    // Letters that FAISS knows and the allow-list does not: binary, LSH, pre-transform, id map, on-disk lists.
+    // Letters that FAISS knows and the allow-list does not: binary, LSH, pre-transform, id map, on-disk lists, graphs of
+    // other codes.
     for letters in [
-        "IBxF", "IxHe", "IxPT", "IxMp", "IxM2", "IwPQ", "INSf", "Ixrq", "null", "ilod",
+        "IBxF", "IxHe", "IxPT", "IxMp", "IxM2", "IwPQ", "INSf", "Ixrq", "null", "ilod", "IHNp", "IHN2", "IHNc", "IHNf",
+        "IHNs", "IxRF",
     ] {
         let bytes: Vec<u8> = letters.bytes().chain([0; 4_096]).collect();
         assert!(

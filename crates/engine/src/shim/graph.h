@@ -11,7 +11,7 @@ namespace verdigris {
 // level early. Opening has checked every link, so the walk reads without checks.
 struct Graph {
     const uint8_t* links;
-    const uint64_t* offsets;
+    Packed<uint64_t> offsets; // of each row's first link, and of the end
     uint32_t entry;
     int levels;
 

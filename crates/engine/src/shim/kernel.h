@@ -25,6 +25,15 @@ inline T load(const uint8_t* at) {
     return value;
 }
 
+// An array in a mapped file.
+template <class T>
+struct Packed {
+    const uint8_t* bytes;
+    size_t count;
+
+    T operator[](size_t i) const { return load<T>(bytes + sizeof(T) * i); }
+};
+
 inline float inner_product(const float* query, const uint8_t* row, size_t d) {
     size_t i = 0;
     float sum = 0;

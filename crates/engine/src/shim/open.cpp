@@ -1,14 +1,14 @@
-// FAISS reads; this file decides what may come out of it. The caller has compared the bytes with their digest, so a
-// file that FAISS itself would crash on never comes here in production; what is checked here makes searching safe
-// whatever the bytes were, as far as FAISS gets through them.
+// FAISS reads, but for graphs, which are walked where they lie in the file; this file decides what may come out. The
+// caller has compared the bytes with their digest, so a file that FAISS itself would crash on never comes here in
+// production; what is checked here makes searching safe whatever the bytes were, as far as FAISS gets through them.
 #include "open.h"
 
 #include <future>
+#include <optional>
 #include <thread>
 #include <typeinfo>
 
 #include <faiss/IndexFlat.h>
-#include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
@@ -37,6 +37,27 @@ struct Reader : faiss::ZeroCopyIOReader {
 
     // FAISS rounds a view that ends within an element up, so the position may lie behind the end.
     size_t remaining() const { return rp_ < total_ ? total_ - rp_ : 0; }
+
+    // The letters that come next.
+    uint32_t letters() const { return remaining() < 4 ? 0 : load<uint32_t>(data_ + rp_); }
+
+    // One number; a count is compared with the file as FAISS's own are.
+    template <class T>
+    T one() {
+        T value;
+        check((*this)(&value, sizeof(T), 1) == 1, "the file ends early");
+        return value;
+    }
+
+    // An array with its count before it, where it lies.
+    template <class T>
+    Packed<T> packed() {
+        const size_t count = one<uint64_t>();
+        check(count <= remaining() / sizeof(T), "the file ends early");
+        const Packed<T> array{data_ + rp_, count};
+        rp_ += count * sizeof(T);
+        return array;
+    }
 
     size_t operator()(void* to, size_t size, size_t items) override {
         check(items <= remaining() / std::max<size_t>(size, 1), "the file ends early");
@@ -106,17 +127,46 @@ Number raw(const Field& field) {
     return load<Number>(reinterpret_cast<const uint8_t*>(&field));
 }
 
-void check_header(const faiss::Index& index, const vg_shape& shape) {
-    check(index.d == int(shape.dimension), "parts differ in dimension");
-    check(index.ntotal == faiss::idx_t(shape.rows), "parts differ in rows");
-    check(raw<int32_t>(index.metric_type) == faiss::METRIC_INNER_PRODUCT, "the metric is not inner product");
-    check(raw<uint8_t>(index.is_trained) == 1, "the structure is not trained");
+// The letters that a structure begins with, as FAISS makes a number of them.
+constexpr uint32_t letters(const char (&four)[5]) {
+    return uint8_t(four[0]) | uint8_t(four[1]) << 8 | uint8_t(four[2]) << 16 | uint32_t(uint8_t(four[3])) << 24;
+}
+
+constexpr uint32_t GRAPH = letters("IHNf"), GRAPH_OF_CODES = letters("IHNs"), REFINED = letters("IxRF");
+
+// What every structure of FAISS begins with after its letters.
+struct Header {
+    int64_t d, rows;
+    int32_t metric;
+    uint8_t trained;
+};
+
+Header header_of(const faiss::Index& index) {
+    return {index.d, index.ntotal, raw<int32_t>(index.metric_type), raw<uint8_t>(index.is_trained)};
+}
+
+Header read_header(Reader& reader) {
+    Header header;
+    header.d = reader.one<int32_t>();
+    header.rows = reader.one<int64_t>();
+    reader.one<int64_t>();
+    reader.one<int64_t>();
+    header.trained = reader.one<uint8_t>();
+    header.metric = reader.one<int32_t>();
+    return header;
+}
+
+void check_header(const Header& header, const vg_shape& shape) {
+    check(header.d == int64_t(shape.dimension), "parts differ in dimension");
+    check(header.rows == int64_t(shape.rows), "parts differ in rows");
+    check(header.metric == faiss::METRIC_INNER_PRODUCT, "the metric is not inner product");
+    check(header.trained == 1, "the structure is not trained");
 }
 
 const uint8_t* flat_vectors(const faiss::Index* index, const vg_shape& shape) {
     const auto* flat = dynamic_cast<const faiss::IndexFlat*>(index);
     check(flat != nullptr, "the exact vectors are not Flat");
-    check_header(*flat, shape);
+    check_header(header_of(*flat), shape);
     check(flat->codes.size() == size_t(shape.rows) * shape.dimension * 4, "vectors are missing");
     return flat->codes.data();
 }
@@ -126,38 +176,73 @@ void check_quantizer(const faiss::ScalarQuantizer& sq, size_t d) {
     check(sq.d == d && sq.code_size == d && sq.trained.size() == 2 * d, "the quantiser has another dimension");
 }
 
+// A graph as FAISS writes it, read where it lies: FAISS's own reader copies 12 bytes a row to the heap, and asking the
+// system for their pages took longer than all else that opening a large graph does besides its checks.
+struct GraphFile {
+    Packed<int32_t> first; // link of a row at each level
+    Packed<int32_t> levels;
+    Packed<uint64_t> offsets;
+    Packed<int32_t> links;
+    int32_t entry, max_level;
+};
+
+GraphFile read_graph(Reader& reader) {
+    GraphFile file;
+    reader.packed<double>(); // chances of the levels: for building
+    file.first = reader.packed<int32_t>();
+    file.levels = reader.packed<int32_t>();
+    file.offsets = reader.packed<uint64_t>();
+    file.links = reader.packed<int32_t>();
+    file.entry = reader.one<int32_t>();
+    file.max_level = reader.one<int32_t>();
+    // Efforts of building and searching, and a field that FAISS no longer uses.
+    for (int unused = 0; unused < 3; unused++) {
+        reader.one<int32_t>();
+    }
+    return file;
+}
+
 // What is wrong with the links of rows `from` to `to`, or nothing. Their offsets and all levels have been checked.
-const char* fault_of_links(const faiss::HNSW& hnsw, const Graph& graph, uint32_t from, uint32_t to) {
-    const uint32_t rows = hnsw.levels.size();
-    // Unsigned, -1 is the largest number: one comparison a link, and the compiler makes vectors of it.
-    uint32_t beyond = 0;
-    const size_t last = hnsw.offsets[to];
-    for (size_t link = hnsw.offsets[from]; link < last; link++) {
-        beyond |= load<uint32_t>(graph.links + 4 * link) + 1 > rows;
-    }
-    if (beyond) {
-        return "a link leads to no row";
-    }
-    for (uint32_t row = from; row < to; row++) {
-        for (int level = 1; level < hnsw.levels[row]; level++) {
-            for (size_t i = 0; i < Graph::count(level); i++) {
-                const int32_t next = load<int32_t>(graph.of(row, level) + 4 * i);
-                if (next >= 0 && hnsw.levels[next] <= level) {
-                    return "a link leads to a lower level";
+const char* fault_of_links(const Graph& graph, const Packed<int32_t>& levels, uint32_t from, uint32_t to) {
+    // So many rows that their links are still near when their levels are looked at.
+    constexpr uint32_t BLOCK = 512;
+    const uint32_t rows = levels.count;
+    for (uint32_t begin = from; begin < to; begin += BLOCK) {
+        const uint32_t end = std::min(to, begin + BLOCK);
+        // Unsigned, -1 is the largest number: one comparison a link, and the compiler makes vectors of it.
+        uint32_t beyond = 0;
+        const size_t last = graph.offsets[end];
+        for (size_t link = graph.offsets[begin]; link < last; link++) {
+            beyond |= load<uint32_t>(graph.links + 4 * link) + 1 > rows;
+        }
+        if (beyond) {
+            return "a link leads to no row";
+        }
+        uint32_t lower = 0;
+        for (uint32_t row = begin; row < end; row++) {
+            for (int level = 1; level < levels[row]; level++) {
+                const uint8_t* links = graph.of(row, level);
+                for (size_t i = 0; i < Graph::count(level); i++) {
+                    // Which links are there no processor could guess: where there is none, the row's own level counts.
+                    const int32_t next = load<int32_t>(links + 4 * i);
+                    lower |= levels[next < 0 ? row : next] <= level;
                 }
             }
+        }
+        if (lower) {
+            return "a link leads to a lower level";
         }
     }
     return nullptr;
 }
 
 // All links, those of a large graph by several threads: whoever starts waits for this.
-void check_links(const faiss::HNSW& hnsw, const Graph& graph) {
+void check_links(const Graph& graph, const Packed<int32_t>& levels) {
     constexpr uint32_t PART_MIN = 1 << 14, PARTS_MAX = 8;
-    const uint64_t rows = hnsw.levels.size();
+    const uint64_t rows = levels.count;
     const uint32_t processors = std::max(1u, std::thread::hardware_concurrency());
     const uint32_t parts = std::clamp<uint32_t>(rows / PART_MIN, 1, std::min(processors, PARTS_MAX));
-    const auto part = [&](uint64_t n) { return fault_of_links(hnsw, graph, rows * n / parts, rows * (n + 1) / parts); };
+    const auto part = [&](uint64_t n) { return fault_of_links(graph, levels, rows * n / parts, rows * (n + 1) / parts); };
     std::vector<std::future<const char*>> others;
     // Where no thread is to be had, the part is done by this one.
     constexpr auto policy = std::launch::async | std::launch::deferred;
@@ -173,32 +258,27 @@ void check_links(const faiss::HNSW& hnsw, const Graph& graph) {
 }
 
 // Every link of every level must lead to a row of that level.
-Graph checked_graph(const faiss::HNSW& hnsw, uint32_t rows) {
-    check(hnsw.levels.size() == rows && hnsw.offsets.size() == size_t(rows) + 1, "the graph has other rows");
-    const auto& first = hnsw.cum_nneighbor_per_level;
-    check(hnsw.max_level >= -1 && hnsw.max_level + 2 <= int(first.size()), "the graph has too many levels");
-    for (int level = 0; level <= hnsw.max_level + 1; level++) {
-        check(first[level] == int(level == 0 ? 0 : Graph::first(level)), "the graph does not have 32 links");
+Graph checked_graph(const GraphFile& file, uint32_t rows) {
+    check(file.levels.count == rows && file.offsets.count == size_t(rows) + 1, "the graph has other rows");
+    check(file.max_level >= -1 && int64_t(file.max_level) + 2 <= int64_t(file.first.count), "the graph has too many levels");
+    for (int level = 0; level <= file.max_level + 1; level++) {
+        check(file.first[level] == int(level == 0 ? 0 : Graph::first(level)), "the graph does not have 32 links");
     }
-    check(hnsw.offsets[0] == 0, "the graph begins late");
+    check(file.offsets[0] == 0, "the graph begins late");
     for (uint32_t row = 0; row < rows; row++) {
-        const int levels = hnsw.levels[row];
-        check(levels >= 1 && levels <= hnsw.max_level + 1, "a row is on no level of the graph");
-        check(hnsw.offsets[row + 1] - hnsw.offsets[row] == Graph::first(levels), "a row has too many links");
+        const int levels = file.levels[row];
+        check(levels >= 1 && levels <= file.max_level + 1, "a row is on no level of the graph");
+        check(file.offsets[row + 1] - file.offsets[row] == Graph::first(levels), "a row has too many links");
     }
-    check(hnsw.neighbors.size() == hnsw.offsets[rows], "links are missing");
+    check(file.links.count == file.offsets[rows], "links are missing");
 
-    const Graph graph{
-            reinterpret_cast<const uint8_t*>(hnsw.neighbors.data()),
-            hnsw.offsets.data(),
-            uint32_t(hnsw.entry_point),
-            hnsw.max_level + 1};
+    const Graph graph{file.links.bytes, file.offsets, uint32_t(file.entry), file.max_level + 1};
     if (rows == 0) {
         return graph;
     }
-    check(hnsw.entry_point >= 0 && uint32_t(hnsw.entry_point) < rows, "the entry is no row");
-    check(hnsw.levels[hnsw.entry_point] == graph.levels, "the entry is not on the top level");
-    check_links(hnsw, graph);
+    check(file.entry >= 0 && uint32_t(file.entry) < rows, "the entry is no row");
+    check(file.levels[file.entry] == graph.levels, "the entry is not on the top level");
+    check_links(graph, file.levels);
     return graph;
 }
 
@@ -219,31 +299,8 @@ void check_lists(const faiss::InvertedLists& lists, uint32_t rows, Place place) 
     check(count == rows, "a row is in no list");
 }
 
-void open_flat_or_graph(vg_ann& ann, const faiss::Index* base) {
-    if (const auto* hnsw = dynamic_cast<const faiss::IndexHNSW*>(base)) {
-        check_header(*hnsw, ann.shape);
-        if (typeid(*hnsw) == typeid(faiss::IndexHNSWSQ)) {
-            ann.shape.kind = VG_HNSW_SQ8;
-            ann.graph_codes = dynamic_cast<const faiss::IndexScalarQuantizer*>(hnsw->storage);
-            check(ann.graph_codes != nullptr, "the graph has no codes");
-            check_header(*ann.graph_codes, ann.shape);
-            check_quantizer(ann.graph_codes->sq, ann.shape.dimension);
-            const size_t bytes = size_t(ann.shape.rows) * ann.shape.dimension;
-            check(ann.graph_codes->codes.size() == bytes, "codes are missing");
-        } else {
-            check(typeid(*hnsw) == typeid(faiss::IndexHNSWFlat), "the graph is of another kind");
-            ann.shape.kind = VG_HNSW;
-            ann.vectors = flat_vectors(hnsw->storage, ann.shape);
-        }
-        ann.graph = checked_graph(hnsw->hnsw, ann.shape.rows);
-    } else {
-        ann.shape.kind = VG_FLAT;
-        ann.vectors = flat_vectors(base, ann.shape);
-    }
-}
-
 void open_ivf(vg_ann& ann, const faiss::IndexIVF* ivf) {
-    check_header(*ivf, ann.shape);
+    check_header(header_of(*ivf), ann.shape);
     const vg_shape centroids{VG_FLAT, ann.shape.dimension, uint32_t(ivf->nlist), 0, 0};
     ann.centroids = flat_vectors(ivf->quantizer, centroids);
     ann.shape.lists = centroids.rows;
@@ -283,33 +340,87 @@ void open_ivf(vg_ann& ann, const faiss::IndexIVF* ivf) {
     }
 }
 
+// A structure that FAISS has read; a graph is read here, and FAISS reads what its rows are.
+struct Part {
+    Header header;
+    std::unique_ptr<faiss::Index> index;
+    std::optional<GraphFile> graph;
+};
+
+std::unique_ptr<faiss::Index> read_index(Reader& reader) {
+    std::unique_ptr<faiss::Index> index(faiss::read_index(&reader, FLAG_MAPPED_LISTS));
+    check(index != nullptr, "the file holds no index");
+    return index;
+}
+
+Part read_part(Reader& reader) {
+    if (reader.letters() != GRAPH && reader.letters() != GRAPH_OF_CODES) {
+        auto index = read_index(reader);
+        return {header_of(*index), std::move(index), {}};
+    }
+    reader.one<uint32_t>();
+    Part part;
+    part.header = read_header(reader);
+    part.graph = read_graph(reader);
+    part.index = read_index(reader);
+    return part;
+}
+
+void open_flat_or_graph(vg_ann& ann, const Part& part) {
+    check_header(part.header, ann.shape);
+    if (!part.graph) {
+        ann.shape.kind = VG_FLAT;
+        ann.vectors = flat_vectors(part.index.get(), ann.shape);
+        return;
+    }
+    ann.graph_codes = dynamic_cast<const faiss::IndexScalarQuantizer*>(part.index.get());
+    if (ann.graph_codes) {
+        ann.shape.kind = VG_HNSW_SQ8;
+        check_header(header_of(*ann.graph_codes), ann.shape);
+        check_quantizer(ann.graph_codes->sq, ann.shape.dimension);
+        const size_t bytes = size_t(ann.shape.rows) * ann.shape.dimension;
+        check(ann.graph_codes->codes.size() == bytes, "codes are missing");
+    } else {
+        ann.shape.kind = VG_HNSW;
+        ann.vectors = flat_vectors(part.index.get(), ann.shape);
+    }
+    ann.graph = checked_graph(*part.graph, ann.shape.rows);
+}
+
 }  // namespace
 
 std::unique_ptr<vg_ann> open(const uint8_t* bytes, size_t length) {
     register_hook_once();
     Reader reader(bytes, length);
     auto ann = std::make_unique<vg_ann>();
-    ann->index.reset(faiss::read_index(&reader, FLAG_MAPPED_LISTS));
-    check(ann->index != nullptr, "the file holds no index");
-    check(reader.rp_ == reader.total_, "bytes follow the index");
-    const faiss::Index* index = ann->index.get();
-    check(index->d > 0 && index->ntotal >= 0 && index->ntotal < INT32_MAX, "no sensible size");
-    ann->shape = {VG_FLAT, uint32_t(index->d), uint32_t(index->ntotal), 0, 0};
-
-    const faiss::Index* base = index;
-    if (const auto* refine = dynamic_cast<const faiss::IndexRefineFlat*>(index)) {
-        check_header(*refine, ann->shape);
-        ann->vectors = flat_vectors(refine->refine_index, ann->shape);
-        base = refine->base_index;
-        check(base != nullptr, "there is nothing to refine");
+    const bool refined = reader.letters() == REFINED;
+    std::optional<Header> whole;
+    if (refined) {
+        reader.one<uint32_t>();
+        whole = read_header(reader);
     }
-    if (const auto* ivf = dynamic_cast<const faiss::IndexIVF*>(base)) {
+    Part part = read_part(reader);
+    if (refined) {
+        ann->exact = read_index(reader);
+        reader.one<float>(); // how many candidates FAISS itself would look at
+    }
+    check(reader.rp_ == reader.total_, "bytes follow the index");
+    const Header header = whole.value_or(part.header);
+    check(header.d > 0 && header.rows >= 0 && header.rows < INT32_MAX, "no sensible size");
+    ann->shape = {VG_FLAT, uint32_t(header.d), uint32_t(header.rows), 0, 0};
+    check_header(header, ann->shape);
+
+    const uint8_t* exact = refined ? flat_vectors(ann->exact.get(), ann->shape) : nullptr;
+    if (const auto* ivf = dynamic_cast<const faiss::IndexIVF*>(part.index.get())) {
+        check(!part.graph, "a graph of lists");
         open_ivf(*ann, ivf);
     } else {
-        open_flat_or_graph(*ann, base);
+        open_flat_or_graph(*ann, part);
     }
     const bool quantised = ann->shape.kind == VG_HNSW_SQ8 || ann->shape.kind == VG_IVF_SQ8 || ann->shape.kind == VG_IVF_PQ;
-    check(quantised == (base != index), "quantised codes need exact vectors beside them, and only they");
+    check(quantised == refined, "quantised codes need exact vectors beside them, and only they");
+    ann->vectors = refined ? exact : ann->vectors;
+    ann->index = std::move(part.index);
     return ann;
 }
 

@@ -16,7 +16,9 @@
 // An opened structure. Nothing in it changes after opening, so any number of threads may search it at once.
 struct vg_ann {
     vg_shape shape;
+    // What FAISS has read: of a graph what its rows are, of quantised codes the exact vectors apart.
     std::unique_ptr<faiss::Index> index;
+    std::unique_ptr<faiss::Index> exact;
     // Exact vectors: one after the other, or (inverted file) wherever their list has them.
     const uint8_t* vectors = nullptr;
     std::vector<const uint8_t*> places;
