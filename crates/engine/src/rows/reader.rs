@@ -7,6 +7,7 @@ use tantivy::columnar::{Column, ColumnarReader, DynamicColumn, DynamicColumnHand
 use tantivy::directory::OwnedBytes;
 use tantivy::fieldnorm::FieldNormReader;
 use tantivy::index::{SegmentComponent, SegmentReader};
+use tantivy::postings::TermInfo;
 use tantivy::schema::{Field, IndexRecordOption, Value};
 use tantivy::store::StoreReader;
 use tantivy::{DocSet, Index, InvertedIndexReader, TERMINATED, TantivyDocument, Term};
@@ -54,8 +55,9 @@ pub struct StoredRow {
 
 /// A field that BM25 reads: its postings, its lengths, and the sum of its lengths.
 pub(crate) struct AnalysedField {
-    pub(crate) field: Field,
-    pub(crate) terms: Arc<InvertedIndexReader>,
+    field: Field,
+    /// Absent if no row has a token: Tantivy would build an empty dictionary, which takes longer than all else here.
+    terms: Option<Arc<InvertedIndexReader>>,
     /// One byte for each row: Tantivy's rounded count of tokens.
     pub(crate) lengths: OwnedBytes,
     /// The decoded lengths of all rows, added up.
@@ -241,14 +243,35 @@ impl AnalysedField {
                 found: lengths.len() as u32,
             });
         }
-        let terms = reader.inverted_index(field).map_err(EngineError::rows)?;
         let tokens = lengths.iter().map(|length| decoded_length(*length)).sum();
+        let terms = (tokens > 0).then(|| reader.inverted_index(field)).transpose();
         Ok(Self {
             field,
-            terms,
+            terms: terms.map_err(EngineError::rows)?,
             lengths,
             tokens,
         })
+    }
+
+    /// Where the rows with a term are, if there are any.
+    pub(crate) fn find(&self, term: &str) -> Option<TermInfo> {
+        let term = Term::from_field_text(self.field, term);
+        self.terms.as_ref()?.get_term_info(&term).expect(READABLE)
+    }
+
+    /// Blocks of rows with a term, and how often each has it where `option` says so.
+    pub(crate) fn for_each_posting(
+        &self,
+        found: &TermInfo,
+        option: IndexRecordOption,
+        mut visit: impl FnMut(&[u32], &[u32]),
+    ) {
+        let Some(terms) = &self.terms else { return };
+        let mut postings = terms.read_block_postings_from_terminfo(found, option).expect(READABLE);
+        while !postings.docs().is_empty() {
+            visit(postings.docs(), postings.freqs());
+            postings.advance();
+        }
     }
 
     /// Tokens of one row, as rounded when it was written.

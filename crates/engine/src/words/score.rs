@@ -6,13 +6,12 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-use tantivy::Term;
 use tantivy::fieldnorm::FieldNormReader;
 use tantivy::postings::TermInfo;
 use tantivy::schema::IndexRecordOption;
 
 use crate::ann::DenseBitmap;
-use crate::rows::{AnalysedField, READABLE, Rows};
+use crate::rows::{AnalysedField, Rows};
 use crate::words::WordsQuery;
 use crate::words::pages::PagedScores;
 use crate::words::stats::WordsStats;
@@ -210,8 +209,7 @@ impl Terms {
             let mut postings = Vec::with_capacity(segments.len());
             for (number, segment) in segments.iter().enumerate() {
                 let field = field(segment.rows);
-                let term = Term::from_field_text(field.field, term);
-                let found = field.terms.get_term_info(&term).expect(READABLE);
+                let found = field.find(term);
                 rows += found
                     .as_ref()
                     .map_or(0, |found| live_rows(field, found, stats.dead(number)));
@@ -241,7 +239,7 @@ impl Terms {
                 let field = field(segments[segment].rows);
                 let start = scores.starts[segment];
                 let (gain, constant) = (term.idf * gain, term.idf * constant);
-                for_each_posting(field, found, IndexRecordOption::WithFreqs, |rows, frequencies| {
+                field.for_each_posting(found, IndexRecordOption::WithFreqs, |rows, frequencies| {
                     for (row, frequency) in rows.iter().zip(frequencies) {
                         let frequency = *frequency as f32;
                         let length = lengths[usize::from(field.lengths[*row as usize])];
@@ -259,27 +257,11 @@ impl Terms {
 fn live_rows(field: &AnalysedField, found: &TermInfo, dead: Option<&DenseBitmap>) -> u64 {
     let mut rows = u64::from(found.doc_freq);
     if let Some(dead) = dead {
-        for_each_posting(field, found, IndexRecordOption::Basic, |block, _| {
+        field.for_each_posting(found, IndexRecordOption::Basic, |block, _| {
             rows -= block.iter().filter(|row| dead.contains(**row)).count() as u64;
         });
     }
     rows
-}
-
-fn for_each_posting(
-    field: &AnalysedField,
-    found: &TermInfo,
-    option: IndexRecordOption,
-    mut visit: impl FnMut(&[u32], &[u32]),
-) {
-    let mut postings = field
-        .terms
-        .read_block_postings_from_terminfo(found, option)
-        .expect(READABLE);
-    while !postings.docs().is_empty() {
-        visit(postings.docs(), postings.freqs());
-        postings.advance();
-    }
 }
 
 /// `k1 · (1 - b + b · length / mean)` for each of Tantivy's 256 rounded lengths.
