@@ -19,6 +19,8 @@ pub struct Tasks {
     ended: mpsc::UnboundedSender<Ended>,
     /// How many tasks of a name run.
     running: Arc<Mutex<BTreeMap<String, usize>>>,
+    /// What these tasks wait for before they begin.
+    after: Option<CancellationToken>,
 }
 
 /// What the end of a task means that was not told to end.
@@ -48,9 +50,19 @@ impl Tasks {
                 tracker: TaskTracker::new(),
                 ended,
                 running: Arc::default(),
+                after: None,
             },
             receiver,
         )
+    }
+
+    /// The same tasks of the process; those that are spawned through this one begin when `begun` is cancelled, or when
+    /// the process ends.
+    pub fn after(&self, begun: CancellationToken) -> Self {
+        Self {
+            after: Some(begun),
+            ..self.clone()
+        }
     }
 
     /// The token that is cancelled when the process ends.
@@ -75,7 +87,16 @@ impl Tasks {
     fn spawn_as(&self, name: String, end: End, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         let (name, token, ended) = (name, self.token.clone(), self.ended.clone());
         let running = Running::begin(self.running.clone(), name.clone());
-        let work = tokio::spawn(task);
+        let (after, ends) = (self.after.clone(), token.clone());
+        let work = tokio::spawn(async move {
+            if let Some(begun) = after {
+                tokio::select! {
+                    () = begun.cancelled() => {}
+                    () = ends.cancelled() => {}
+                }
+            }
+            task.await
+        });
         self.tracker.spawn(async move {
             let _running = running;
             let cause = match work.await {
@@ -175,6 +196,27 @@ mod tests {
         tasks.spawn("stuck", std::future::pending());
         assert!(!tasks.end(Duration::ZERO).await);
         assert_eq!(tasks.running(), ["stuck"]);
+    }
+
+    #[tokio::test]
+    async fn tasks_wait_for_what_they_come_after_or_for_the_end() {
+        let (tasks, mut ended) = Tasks::new();
+        let begun = CancellationToken::new();
+        let later = tasks.after(begun.clone());
+        later.spawn("publishing", async { anyhow::bail!("begun") });
+        tasks.spawn("search", async { anyhow::bail!("not held") });
+        assert_eq!(ended.recv().await.expect("reported").name, "search");
+        assert_eq!(tasks.running(), ["publishing"], "it waits, and is known");
+        begun.cancel();
+        assert_eq!(ended.recv().await.expect("reported").name, "publishing");
+
+        let (tasks, _ended) = Tasks::new();
+        let (later, token) = (tasks.after(CancellationToken::new()), tasks.token());
+        later.spawn("publishing", async move {
+            token.cancelled().await;
+            Ok(())
+        });
+        assert!(tasks.end(Duration::from_secs(60)).await, "what never began ends too");
     }
 
     #[tokio::test]

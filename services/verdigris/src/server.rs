@@ -116,6 +116,10 @@ struct Services {
     administration: Option<Routes>,
 }
 
+/// How long at most the other roles of a process let the search alone with a start: nobody waits for the first claim of
+/// a pointer, and everybody for the first answer.
+const HEAD_START: Duration = Duration::from_secs(1);
+
 /// Starts the role and serves what it has.
 pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks) -> anyhow::Result<Running> {
     let (guard, calls) = access::guard(&start.registry, start.tokens.clone(), start.concurrent_calls)?;
@@ -125,7 +129,9 @@ pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks)
         open: Routes::default(),
         administration: listeners.admin.as_ref().map(|_| Routes::default()),
     };
-    let opening = add_roles(&start, &mut services, calls, &demotion, tasks).await?;
+    let others = CancellationToken::new();
+    let after_search = tasks.after(others.clone());
+    let opening = add_roles(&start, &mut services, calls, &demotion, [tasks, &after_search]).await?;
     let address = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
     let (grpc, admin) = (address(&listeners.grpc)?, address(&listeners.admin)?);
     let (folder, announced) = (&mut start.folder, grpc.or(admin));
@@ -161,7 +167,7 @@ pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks)
         tasks.spawn("gRPC server", serve(server, Listener::Tcp(listener), tasks.token()));
     }
     if let Some(search) = opening {
-        search.opened().await;
+        before_others(search.opened(), &others).await;
     }
     Ok(Running {
         grpc,
@@ -172,13 +178,23 @@ pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks)
     })
 }
 
+/// Waits until the search has opened what it finds. The other roles begin then, or when it takes long.
+async fn before_others(opened: impl Future<Output = ()>, others: &CancellationToken) {
+    tokio::pin!(opened);
+    if tokio::time::timeout(HEAD_START, &mut opened).await.is_err() {
+        others.cancel();
+        opened.await;
+    }
+    others.cancel();
+}
+
 /// The search that is to have all collections open before the process is ready, where there is one.
 async fn add_roles(
     start: &Start,
     services: &mut Services,
     calls: RpcMetrics,
     demotion: &Demotion,
-    tasks: &Tasks,
+    [tasks, after_search]: [&Tasks; 2],
 ) -> anyhow::Result<Option<Arc<Search>>> {
     let parts = Parts::open(&start.values, &start.folder, start.role.rights(), &start.registry).await?;
     let instance = format!("up/{}-{:x}", std::process::id(), parts.clock.now_ns());
@@ -197,11 +213,11 @@ async fn add_roles(
             // What may refuse the folder comes before.
             let search = start_search(start, &parts, &opening, standstill_of(indexing.clone()), tasks).await?;
             let forget = forget_queries(search.clone());
-            let indexer = start_indexer(start, &parts, &opening, bus, forget, instance.clone(), tasks).await?;
+            let indexer = start_indexer(start, &parts, &opening, bus, forget, instance.clone(), after_search).await?;
             // It is set once, here.
             let _ = indexing.set(Arc::downgrade(&indexer));
             let searchers = Arc::new(InProcess(search.clone()));
-            let controller = start_controller(start, &parts, searchers, instance, tasks).await?;
+            let controller = start_controller(start, &parts, searchers, instance, after_search).await?;
             services.add_search(search.clone(), pods);
             services.add_indexer(indexer);
             services.add_controller(controller);
@@ -406,4 +422,30 @@ async fn serve(server: Server, listener: Listener, token: CancellationToken) -> 
         tracing::warn!(cut = drained.cut, "connections were cut when the drain's time was over");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_other_roles_begin_after_the_search_or_a_moment_later() {
+        for (takes, begin_after) in [(HEAD_START / 2, HEAD_START / 2), (HEAD_START * 10, HEAD_START)] {
+            let (others, began) = (CancellationToken::new(), tokio::time::Instant::now());
+            let search = before_others(tokio::time::sleep(takes), &others);
+            let (begun, ()) = tokio::join!(
+                async {
+                    others.cancelled().await;
+                    began.elapsed()
+                },
+                search
+            );
+            assert_eq!(begun.as_millis(), begin_after.as_millis(), "opened after {takes:?}");
+            assert_eq!(
+                began.elapsed().as_millis(),
+                takes.as_millis(),
+                "ready when it is opened"
+            );
+        }
+    }
 }
