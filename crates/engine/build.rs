@@ -28,11 +28,11 @@ fn main() {
         build.flag(X86_64_LEVEL);
     }
     build.flag("-fopenmp").define("NDEBUG", None);
-    build.file(format!("{shim}/open.cpp")).file(format!("{shim}/shim.cpp"));
-    build.compile("verdigris_shim");
-    for file in ["shim.cpp", "shim.h", "open.cpp", "open.h", "graph.h", "kernel.h"] {
-        println!("cargo:rerun-if-changed={shim}/{file}");
+    for source in ["graph_file.cpp", "open.cpp", "shim.cpp"] {
+        build.file(format!("{shim}/{source}"));
     }
+    build.compile("verdigris_shim");
+    println!("cargo:rerun-if-changed={shim}");
     println!("cargo:rerun-if-env-changed=CXXFLAGS");
     link_blas();
 }

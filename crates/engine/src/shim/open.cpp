@@ -3,73 +3,22 @@
 // production; what is checked here makes searching safe whatever the bytes were, as far as FAISS gets through them.
 #include "open.h"
 
-#include <future>
 #include <optional>
-#include <thread>
 #include <typeinfo>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
-#include <faiss/impl/zerocopy_io.h>
 #include <faiss/index_io.h>
 #include <faiss/invlists/BlockInvertedLists.h>
 #include <faiss/invlists/InvertedListsIOHook.h>
 
+#include "graph_file.h"
+#include "reader.h"
+
 namespace verdigris {
 namespace {
-
-void check(bool condition, const char* what) {
-    if (!condition) {
-        throw std::runtime_error(what);
-    }
-}
-
-// Zero copy, and two guards that FAISS 1.12 lacks: a count larger than the file could hold is refused before memory
-// is reserved for it, and so is a length that overflows.
-struct Reader : faiss::ZeroCopyIOReader {
-    // FAISS writes 2^20 into two unused fields of each header, and 2^64 - 1 for the code size of blocks; no memory can
-    // be reserved for that many of anything.
-    static constexpr uint64_t COUNT_ALWAYS_ALLOWED = 1 << 20;
-
-    Reader(const uint8_t* bytes, size_t length) : ZeroCopyIOReader(bytes, length) { name = "mapped file"; }
-
-    // FAISS rounds a view that ends within an element up, so the position may lie behind the end.
-    size_t remaining() const { return rp_ < total_ ? total_ - rp_ : 0; }
-
-    // The letters that come next.
-    uint32_t letters() const { return remaining() < 4 ? 0 : load<uint32_t>(data_ + rp_); }
-
-    // One number; a count is compared with the file as FAISS's own are.
-    template <class T>
-    T one() {
-        T value;
-        check((*this)(&value, sizeof(T), 1) == 1, "the file ends early");
-        return value;
-    }
-
-    // An array with its count before it, where it lies.
-    template <class T>
-    Packed<T> packed() {
-        const size_t count = one<uint64_t>();
-        check(count <= remaining() / sizeof(T), "the file ends early");
-        const Packed<T> array{data_ + rp_, count};
-        rp_ += count * sizeof(T);
-        return array;
-    }
-
-    size_t operator()(void* to, size_t size, size_t items) override {
-        check(items <= remaining() / std::max<size_t>(size, 1), "the file ends early");
-        const size_t read = ZeroCopyIOReader::operator()(to, size, items);
-        if (size == sizeof(uint64_t) && items == 1) {
-            const uint64_t count = load<uint64_t>(static_cast<const uint8_t*>(to));
-            const bool plausible = count <= std::max<uint64_t>(remaining(), COUNT_ALWAYS_ALLOWED);
-            check(plausible || count == faiss::InvertedLists::INVALID_CODE_SIZE, "a count exceeds the file");
-        }
-        return read;
-    }
-};
 
 // Inverted lists that stay in the mapped file. FAISS 1.12 reserves memory for all lists before it makes views of
 // them; its hook for other kinds of lists is used to go round that.
@@ -174,112 +123,6 @@ const uint8_t* flat_vectors(const faiss::Index* index, const vg_shape& shape) {
 void check_quantizer(const faiss::ScalarQuantizer& sq, size_t d) {
     check(raw<uint32_t>(sq.qtype) == faiss::ScalarQuantizer::QT_8bit, "codes are not SQ8");
     check(sq.d == d && sq.code_size == d && sq.trained.size() == 2 * d, "the quantiser has another dimension");
-}
-
-// A graph as FAISS writes it, read where it lies: FAISS's own reader copies 12 bytes a row to the heap, and asking the
-// system for their pages took longer than all else that opening a large graph does besides its checks.
-struct GraphFile {
-    Packed<int32_t> first; // link of a row at each level
-    Packed<int32_t> levels;
-    Packed<uint64_t> offsets;
-    Packed<int32_t> links;
-    int32_t entry, max_level;
-};
-
-GraphFile read_graph(Reader& reader) {
-    GraphFile file;
-    reader.packed<double>(); // chances of the levels: for building
-    file.first = reader.packed<int32_t>();
-    file.levels = reader.packed<int32_t>();
-    file.offsets = reader.packed<uint64_t>();
-    file.links = reader.packed<int32_t>();
-    file.entry = reader.one<int32_t>();
-    file.max_level = reader.one<int32_t>();
-    // Efforts of building and searching, and a field that FAISS no longer uses.
-    for (int unused = 0; unused < 3; unused++) {
-        reader.one<int32_t>();
-    }
-    return file;
-}
-
-// What is wrong with the links of rows `from` to `to`, or nothing. Their offsets and all levels have been checked.
-const char* fault_of_links(const Graph& graph, const Packed<int32_t>& levels, uint32_t from, uint32_t to) {
-    // So many rows that their links are still near when their levels are looked at.
-    constexpr uint32_t BLOCK = 512;
-    const uint32_t rows = levels.count;
-    for (uint32_t begin = from; begin < to; begin += BLOCK) {
-        const uint32_t end = std::min(to, begin + BLOCK);
-        // Unsigned, -1 is the largest number: one comparison a link, and the compiler makes vectors of it.
-        uint32_t beyond = 0;
-        const size_t last = graph.offsets[end];
-        for (size_t link = graph.offsets[begin]; link < last; link++) {
-            beyond |= load<uint32_t>(graph.links + 4 * link) + 1 > rows;
-        }
-        if (beyond) {
-            return "a link leads to no row";
-        }
-        uint32_t lower = 0;
-        for (uint32_t row = begin; row < end; row++) {
-            for (int level = 1; level < levels[row]; level++) {
-                const uint8_t* links = graph.of(row, level);
-                for (size_t i = 0; i < Graph::count(level); i++) {
-                    // Which links are there no processor could guess: where there is none, the row's own level counts.
-                    const int32_t next = load<int32_t>(links + 4 * i);
-                    lower |= levels[next < 0 ? row : next] <= level;
-                }
-            }
-        }
-        if (lower) {
-            return "a link leads to a lower level";
-        }
-    }
-    return nullptr;
-}
-
-// All links, those of a large graph by several threads: whoever starts waits for this.
-void check_links(const Graph& graph, const Packed<int32_t>& levels) {
-    constexpr uint32_t PART_MIN = 1 << 14, PARTS_MAX = 8;
-    const uint64_t rows = levels.count;
-    const uint32_t processors = std::max(1u, std::thread::hardware_concurrency());
-    const uint32_t parts = std::clamp<uint32_t>(rows / PART_MIN, 1, std::min(processors, PARTS_MAX));
-    const auto part = [&](uint64_t n) { return fault_of_links(graph, levels, rows * n / parts, rows * (n + 1) / parts); };
-    std::vector<std::future<const char*>> others;
-    // Where no thread is to be had, the part is done by this one.
-    constexpr auto policy = std::launch::async | std::launch::deferred;
-    for (uint32_t n = 1; n < parts; n++) {
-        others.push_back(std::async(policy, part, n));
-    }
-    const char* fault = part(0);
-    for (auto& other : others) {
-        const char* found = other.get();
-        fault = fault ? fault : found;
-    }
-    check(fault == nullptr, fault);
-}
-
-// Every link of every level must lead to a row of that level.
-Graph checked_graph(const GraphFile& file, uint32_t rows) {
-    check(file.levels.count == rows && file.offsets.count == size_t(rows) + 1, "the graph has other rows");
-    check(file.max_level >= -1 && int64_t(file.max_level) + 2 <= int64_t(file.first.count), "the graph has too many levels");
-    for (int level = 0; level <= file.max_level + 1; level++) {
-        check(file.first[level] == int(level == 0 ? 0 : Graph::first(level)), "the graph does not have 32 links");
-    }
-    check(file.offsets[0] == 0, "the graph begins late");
-    for (uint32_t row = 0; row < rows; row++) {
-        const int levels = file.levels[row];
-        check(levels >= 1 && levels <= file.max_level + 1, "a row is on no level of the graph");
-        check(file.offsets[row + 1] - file.offsets[row] == Graph::first(levels), "a row has too many links");
-    }
-    check(file.links.count == file.offsets[rows], "links are missing");
-
-    const Graph graph{file.links.bytes, file.offsets, uint32_t(file.entry), file.max_level + 1};
-    if (rows == 0) {
-        return graph;
-    }
-    check(file.entry >= 0 && uint32_t(file.entry) < rows, "the entry is no row");
-    check(file.levels[file.entry] == graph.levels, "the entry is not on the top level");
-    check_links(graph, file.levels);
-    return graph;
 }
 
 // Every row must be in exactly one list. Calls `place(row, list, position)` for each.
