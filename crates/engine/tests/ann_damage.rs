@@ -123,6 +123,23 @@ fn a_link_that_leads_to_a_lower_level_is_found_in_each_part_of_a_large_graph() {
     }
 }
 
+// The letters say what the rows of a graph are, and what follows must be that.
+#[test]
+fn a_graph_whose_letters_are_those_of_the_other_kind_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let vectors = made_vectors(2_100, D, 25);
+    for (index_type, letters, others, cause) in [
+        ("HNSW32", b"IHNf", b"IHNs", "the graph has no codes"),
+        ("HNSW32,SQ8,RFlat", b"IHNs", b"IHNf", "the exact vectors are not Flat"),
+    ] {
+        let built = build(index_type, D as u32, &vectors);
+        let mut damaged = std::fs::read(&built.path).unwrap();
+        let at = damaged.windows(4).position(|window| window == letters).unwrap();
+        damaged[at..at + 4].copy_from_slice(others);
+        refused_for(cause, folder.path(), &damaged, &built, index_type);
+    }
+}
+
 #[test]
 fn garbage_and_other_structures_of_faiss_are_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -76,13 +76,6 @@ Number raw(const Field& field) {
     return load<Number>(reinterpret_cast<const uint8_t*>(&field));
 }
 
-// The letters that a structure begins with, as FAISS makes a number of them.
-constexpr uint32_t letters(const char (&four)[5]) {
-    return uint8_t(four[0]) | uint8_t(four[1]) << 8 | uint8_t(four[2]) << 16 | uint32_t(uint8_t(four[3])) << 24;
-}
-
-constexpr uint32_t GRAPH = letters("IHNf"), GRAPH_OF_CODES = letters("IHNs"), REFINED = letters("IxRF");
-
 // What every structure of FAISS begins with after its letters.
 struct Header {
     int64_t d, rows;
@@ -188,6 +181,7 @@ struct Part {
     Header header;
     std::unique_ptr<faiss::Index> index;
     std::optional<GraphFile> graph;
+    bool of_codes = false; // of a graph: quantised
 };
 
 std::unique_ptr<faiss::Index> read_index(Reader& reader) {
@@ -197,12 +191,13 @@ std::unique_ptr<faiss::Index> read_index(Reader& reader) {
 }
 
 Part read_part(Reader& reader) {
-    if (reader.letters() != GRAPH && reader.letters() != GRAPH_OF_CODES) {
-        auto index = read_index(reader);
-        return {header_of(*index), std::move(index), {}};
-    }
-    reader.one<uint32_t>();
     Part part;
+    part.of_codes = reader.take("IHNs");
+    if (!part.of_codes && !reader.take("IHNf")) {
+        part.index = read_index(reader);
+        part.header = header_of(*part.index);
+        return part;
+    }
     part.header = read_header(reader);
     part.graph = read_graph(reader);
     part.index = read_index(reader);
@@ -216,9 +211,10 @@ void open_flat_or_graph(vg_ann& ann, const Part& part) {
         ann.vectors = flat_vectors(part.index.get(), ann.shape);
         return;
     }
-    ann.graph_codes = dynamic_cast<const faiss::IndexScalarQuantizer*>(part.index.get());
-    if (ann.graph_codes) {
+    if (part.of_codes) {
         ann.shape.kind = VG_HNSW_SQ8;
+        ann.graph_codes = dynamic_cast<const faiss::IndexScalarQuantizer*>(part.index.get());
+        check(ann.graph_codes != nullptr, "the graph has no codes");
         check_header(header_of(*ann.graph_codes), ann.shape);
         check_quantizer(ann.graph_codes->sq, ann.shape.dimension);
         const size_t bytes = size_t(ann.shape.rows) * ann.shape.dimension;
@@ -236,19 +232,16 @@ std::unique_ptr<vg_ann> open(const uint8_t* bytes, size_t length) {
     register_hook_once();
     Reader reader(bytes, length);
     auto ann = std::make_unique<vg_ann>();
-    const bool refined = reader.letters() == REFINED;
-    std::optional<Header> whole;
-    if (refined) {
-        reader.one<uint32_t>();
-        whole = read_header(reader);
-    }
+    const bool refined = reader.take("IxRF");
+    Header header = refined ? read_header(reader) : Header{};
     Part part = read_part(reader);
     if (refined) {
         ann->exact = read_index(reader);
         reader.one<float>(); // how many candidates FAISS itself would look at
+    } else {
+        header = part.header;
     }
     check(reader.rp_ == reader.total_, "bytes follow the index");
-    const Header header = whole.value_or(part.header);
     check(header.d > 0 && header.rows >= 0 && header.rows < INT32_MAX, "no sensible size");
     ann->shape = {VG_FLAT, uint32_t(header.d), uint32_t(header.rows), 0, 0};
     check_header(header, ann->shape);

@@ -29,8 +29,12 @@ struct Reader : faiss::ZeroCopyIOReader {
     // FAISS rounds a view that ends within an element up, so the position may lie behind the end.
     size_t remaining() const { return rp_ < total_ ? total_ - rp_ : 0; }
 
-    // The letters that come next.
-    uint32_t letters() const { return remaining() < 4 ? 0 : load<uint32_t>(data_ + rp_); }
+    // Goes past the letters of a structure, if they come next.
+    bool take(const char (&letters)[5]) {
+        const bool found = remaining() >= 4 && std::memcmp(data_ + rp_, letters, 4) == 0;
+        rp_ += found ? 4 : 0;
+        return found;
+    }
 
     // One number; a count is compared with the file as FAISS's own are.
     template <class T>
