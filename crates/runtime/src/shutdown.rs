@@ -56,13 +56,15 @@ impl Tasks {
         )
     }
 
-    /// The same tasks of the process; those that are spawned through this one begin when `begun` is cancelled, or when
-    /// the process ends.
-    pub fn after(&self, begun: CancellationToken) -> Self {
-        Self {
-            after: Some(begun),
+    /// The same tasks of the process, and a token: those that are spawned through them begin when it is cancelled, as it
+    /// is when the process ends.
+    pub fn later(&self) -> (Self, CancellationToken) {
+        let begun = self.token.child_token();
+        let later = Self {
+            after: Some(begun.clone()),
             ..self.clone()
-        }
+        };
+        (later, begun)
     }
 
     /// The token that is cancelled when the process ends.
@@ -87,13 +89,10 @@ impl Tasks {
     fn spawn_as(&self, name: String, end: End, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         let (name, token, ended) = (name, self.token.clone(), self.ended.clone());
         let running = Running::begin(self.running.clone(), name.clone());
-        let (after, ends) = (self.after.clone(), token.clone());
+        let after = self.after.clone();
         let work = tokio::spawn(async move {
             if let Some(begun) = after {
-                tokio::select! {
-                    () = begun.cancelled() => {}
-                    () = ends.cancelled() => {}
-                }
+                begun.cancelled().await;
             }
             task.await
         });
@@ -201,8 +200,7 @@ mod tests {
     #[tokio::test]
     async fn tasks_wait_for_what_they_come_after_or_for_the_end() {
         let (tasks, mut ended) = Tasks::new();
-        let begun = CancellationToken::new();
-        let later = tasks.after(begun.clone());
+        let (later, begun) = tasks.later();
         later.spawn("publishing", async { anyhow::bail!("begun") });
         tasks.spawn("search", async { anyhow::bail!("not held") });
         assert_eq!(ended.recv().await.expect("reported").name, "search");
@@ -211,7 +209,7 @@ mod tests {
         assert_eq!(ended.recv().await.expect("reported").name, "publishing");
 
         let (tasks, _ended) = Tasks::new();
-        let (later, token) = (tasks.after(CancellationToken::new()), tasks.token());
+        let ((later, _begun), token) = (tasks.later(), tasks.token());
         later.spawn("publishing", async move {
             token.cancelled().await;
             Ok(())

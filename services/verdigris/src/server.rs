@@ -129,9 +129,7 @@ pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks)
         open: Routes::default(),
         administration: listeners.admin.as_ref().map(|_| Routes::default()),
     };
-    let others = CancellationToken::new();
-    let after_search = tasks.after(others.clone());
-    let opening = add_roles(&start, &mut services, calls, &demotion, [tasks, &after_search]).await?;
+    let opening = add_roles(&start, &mut services, calls, &demotion, tasks).await?;
     let address = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
     let (grpc, admin) = (address(&listeners.grpc)?, address(&listeners.admin)?);
     let (folder, announced) = (&mut start.folder, grpc.or(admin));
@@ -166,7 +164,7 @@ pub(crate) async fn start(mut start: Start, listeners: Listeners, tasks: &Tasks)
         let server = server(services.open, &demotion, &guard);
         tasks.spawn("gRPC server", serve(server, Listener::Tcp(listener), tasks.token()));
     }
-    if let Some(search) = opening {
+    if let Some((search, others)) = opening {
         before_others(search.opened(), &others).await;
     }
     Ok(Running {
@@ -188,14 +186,15 @@ async fn before_others(opened: impl Future<Output = ()>, others: &CancellationTo
     others.cancel();
 }
 
-/// The search that is to have all collections open before the process is ready, where there is one.
+/// The search that is to have all collections open before the process is ready, where there is one, and what the other
+/// roles wait for.
 async fn add_roles(
     start: &Start,
     services: &mut Services,
     calls: RpcMetrics,
     demotion: &Demotion,
-    [tasks, after_search]: [&Tasks; 2],
-) -> anyhow::Result<Option<Arc<Search>>> {
+    tasks: &Tasks,
+) -> anyhow::Result<Option<(Arc<Search>, CancellationToken)>> {
     let parts = Parts::open(&start.values, &start.folder, start.role.rights(), &start.registry).await?;
     let instance = format!("up/{}-{:x}", std::process::id(), parts.clock.now_ns());
     let bus = || open_bus(&start.values, &start.folder, &parts.clock);
@@ -213,15 +212,16 @@ async fn add_roles(
             // What may refuse the folder comes before.
             let search = start_search(start, &parts, &opening, standstill_of(indexing.clone()), tasks).await?;
             let forget = forget_queries(search.clone());
-            let indexer = start_indexer(start, &parts, &opening, bus, forget, instance.clone(), after_search).await?;
+            let (later, others) = tasks.later();
+            let indexer = start_indexer(start, &parts, &opening, bus, forget, instance.clone(), &later).await?;
             // It is set once, here.
             let _ = indexing.set(Arc::downgrade(&indexer));
             let searchers = Arc::new(InProcess(search.clone()));
-            let controller = start_controller(start, &parts, searchers, instance, after_search).await?;
+            let controller = start_controller(start, &parts, searchers, instance, &later).await?;
             services.add_search(search.clone(), pods);
             services.add_indexer(indexer);
             services.add_controller(controller);
-            return Ok(Some(search));
+            return Ok(Some((search, others)));
         }
         Role::Indexer => {
             // A search process takes erased documents from its own sample, by the list that the pointer names.
