@@ -25,7 +25,7 @@ use verdigris_store::{Store, collection as objects};
 
 use super::roles::events::{delete, patch, upsert};
 use super::roles::opener::Opener;
-use super::roles::turnstile::Turnstile;
+use super::roles::turnstile::{Turnstile, is_collector};
 use super::roles::{Process, Start, World, name, settings};
 
 /// A word of the erased document's title alone, with letters that nothing else here has side by side.
@@ -86,7 +86,7 @@ fn is_removed(pointer: &Pointer) -> bool {
 fn collect(clock: &Clock, store: &Turnstile) {
     for _ in 0..3 {
         // The next round begins only when the one before has ended.
-        let stop = store.stop_at(|operation, _| operation == Operation::List);
+        let stop = store.stop_at(|operation, _| is_collector() && operation == Operation::List);
         stop.wait_while(|| clock.advance(ROUND_NS)).wake();
     }
 }

@@ -259,7 +259,7 @@ impl Process {
         let (garbage, token) = (indexer.clone(), tasks.token());
         runtime.block_on(async {
             tasks.spawn("garbage collection", async move {
-                collect_garbage(garbage, token).await;
+                turnstile::collecting(collect_garbage(garbage, token)).await;
                 Ok(())
             });
         });

@@ -16,6 +16,21 @@ use super::PATIENCE;
 
 type Rule = Box<dyn FnMut(Operation, &str) -> bool + Send>;
 
+tokio::task_local! {
+    /// Set where garbage is collected.
+    static COLLECTS: ();
+}
+
+/// Marks all calls of this work as the collector's.
+pub(crate) async fn collecting(work: impl Future<Output = ()>) {
+    COLLECTS.scope((), work).await;
+}
+
+/// Whether the call that a rule is asked about is the collector's.
+pub(crate) fn is_collector() -> bool {
+    COLLECTS.try_with(|()| ()).is_ok()
+}
+
 /// How long a look for the call takes before the test does its part to bring it about once more.
 const TICK: Duration = Duration::from_millis(20);
 
