@@ -144,8 +144,8 @@ impl Scene {
         }
     }
 
-    /// I-11: lets the collector go round until nothing is there but what is needed. Time goes on meanwhile, as quickly
-    /// as the machine is slow, so that the grace of what was let go last may end behind any round.
+    /// I-11: lets the collector go round until nothing is there but what is needed. A merge may be under way, whose
+    /// segment nobody names yet, and the grace of what was let go last may end behind any round.
     fn collect_all(&self) {
         let is_left = |scene: &Self| scene.present() != scene.needed();
         for _ in 0..ROUNDS_MAX {
