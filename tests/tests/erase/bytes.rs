@@ -19,18 +19,16 @@ use verdigris_proto::search::search_service_server::SearchService;
 use verdigris_proto::search::{SearchRequest, SearchResponse};
 use verdigris_runtime::clock::Clock;
 use verdigris_search::SearchRpc;
-use verdigris_store::faults::Operation;
 use verdigris_store::fetch::VerifiedFiles;
 use verdigris_store::{Store, collection as objects};
 
 use super::roles::events::{delete, patch, upsert};
 use super::roles::opener::Opener;
-use super::roles::turnstile::{Turnstile, is_collector};
+use super::roles::turnstile::Turnstile;
 use super::roles::{Process, Start, World, name, settings};
 
 /// A word of the erased document's title alone, with letters that nothing else here has side by side.
 const WORD: &str = "qxzvjkwyq";
-const ROUND_NS: i64 = 61 * 1_000_000_000;
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -80,15 +78,6 @@ fn until(world: &World, what: &str, is_so: impl Fn(&Pointer) -> bool) -> Pointer
 
 fn is_removed(pointer: &Pointer) -> bool {
     pointer.erased.as_ref().is_some_and(|erased| erased.removed)
-}
-
-/// Lets the collector do whole rounds, whatever else sleeps.
-fn collect(clock: &Clock, store: &Turnstile) {
-    for _ in 0..3 {
-        // The next round begins only when the one before has ended.
-        let stop = store.stop_at(|operation, _| is_collector() && operation == Operation::List);
-        stop.wait_while(|| clock.advance(ROUND_NS)).wake();
-    }
 }
 
 async fn search(search: &SearchRpc, text: &str, top_k: u32, page_token: &str) -> SearchResponse {
@@ -158,7 +147,8 @@ fn after_the_grace_no_file_of_the_store_has_a_byte_of_it() {
     );
     clock.advance(GRACE_NS);
     process.publish(vec![upsert("d1", "another thing", 100)]);
-    collect(&clock, &store);
+    // A round may list dead letters too.
+    store.let_collect(&clock, 3);
     let left = with_word(&world);
     assert!(left.is_empty(), "{left:?} of {} files before", before.len());
     let request = GetErasureRequest {

@@ -13,14 +13,11 @@ use verdigris_store::faults::Operation;
 use verdigris_store::{Store, collection as objects, keys};
 
 use super::holding::{Model, newest};
-use super::roles::turnstile::{Turnstile, is_collector};
+use super::roles::turnstile::{ROUND_NS, Turnstile};
 use super::roles::{Process, Start, World, name, settings};
 
-const SECOND_NS: i64 = 1_000_000_000;
-/// More than the collector waits between two rounds.
-const ROUND_NS: i64 = 61 * SECOND_NS;
-/// Enough for everything that nobody needs to go: twice the grace, on a machine that is quick.
-const ROUNDS_MAX: usize = 2 * (GRACE_NS / ROUND_NS) as usize;
+/// How often two rounds go by until everything that nobody needs must have gone: more than three times the grace.
+const COLLECTIONS_MAX: i64 = 2 * (GRACE_NS / ROUND_NS);
 
 /// A world whose time is moved by hand, with more releases than are kept.
 struct Scene {
@@ -135,21 +132,14 @@ impl Scene {
 
     /// Lets the collector do a whole round, whatever else sleeps.
     fn collect(&self) {
-        for _ in 0..2 {
-            // The next round begins only when the one before has ended.
-            let stop = self
-                .store
-                .stop_at(|operation, _| is_collector() && operation == Operation::List);
-            stop.wait_while(|| self.clock.advance(ROUND_NS)).wake();
-        }
+        self.store.let_collect(&self.clock, 2);
     }
 
     /// I-11: lets the collector go round until nothing is there but what is needed. A merge may be under way, whose
     /// segment nobody names yet, and the grace of what was let go last may end behind any round.
     fn collect_all(&self) {
-        let is_left = |scene: &Self| scene.present() != scene.needed();
-        for _ in 0..ROUNDS_MAX {
-            if !is_left(self) {
+        for _ in 0..COLLECTIONS_MAX {
+            if self.present() == self.needed() {
                 return;
             }
             self.collect();
@@ -168,9 +158,9 @@ fn publishes_and_merges_beside_a_collection_that_sleeps_at_any_call_lose_nothing
             break;
         }
         let (mut calls, mut is_round) = (0, false);
-        let stop = scene.store.stop_at(move |operation, _| {
-            is_round |= is_collector() && operation == Operation::List;
-            calls += u64::from(is_round && is_collector());
+        let stop = scene.store.stop_collector_at(move |operation, _| {
+            is_round |= operation == Operation::List;
+            calls += u64::from(is_round);
             calls == n + 1
         });
         let asleep = stop.wait_while(|| scene.clock.advance(ROUND_NS));
@@ -205,9 +195,9 @@ fn collections_beside_a_publish_that_sleeps_at_any_call_take_nothing_of_it() {
     // Two files, dead rows, the manifest, a look at the pointer and the swing; and again where merges come between.
     for n in 0..18 {
         let mut calls = 0;
-        let stop = scene.store.stop_at(move |_, _| {
-            calls += u64::from(!is_collector());
-            !is_collector() && calls == n % 6 + 1
+        let stop = scene.store.stop_others_at(move |_, _| {
+            calls += 1;
+            calls == n % 6 + 1
         });
         let events = scene.batch();
         let position = scene.world.append(events).to_string();

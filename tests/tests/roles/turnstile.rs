@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use verdigris_runtime::clock::Clock;
 use verdigris_store::faults::Operation;
 use verdigris_store::{Body, Get, ObjectMeta, Part, Precondition, Store, StoreError, Tag};
 
@@ -26,10 +27,12 @@ pub(crate) async fn collecting(work: impl Future<Output = ()>) {
     COLLECTS.scope((), work).await;
 }
 
-/// Whether the call that a rule is asked about is the collector's.
-pub(crate) fn is_collector() -> bool {
+fn is_collector() -> bool {
     COLLECTS.try_with(|()| ()).is_ok()
 }
+
+/// More than the collector waits between two rounds, in nanoseconds.
+pub(crate) const ROUND_NS: i64 = 61 * 1_000_000_000;
 
 /// How long a look for the call takes before the test does its part to bring it about once more.
 const TICK: Duration = Duration::from_millis(20);
@@ -69,6 +72,24 @@ impl Turnstile {
     /// The next swing waits, whoever of this process makes it.
     pub(crate) fn stop_at_swing(&self) -> Stop {
         self.stop_at(|operation, key| operation == Operation::Put && key.ends_with("/latest"))
+    }
+
+    /// The same for calls of the collector alone; the rule is asked of no other.
+    pub(crate) fn stop_collector_at(&self, mut rule: impl FnMut(Operation, &str) -> bool + Send + 'static) -> Stop {
+        self.stop_at(move |operation, key| is_collector() && rule(operation, key))
+    }
+
+    /// The same for all calls but the collector's.
+    pub(crate) fn stop_others_at(&self, mut rule: impl FnMut(Operation, &str) -> bool + Send + 'static) -> Stop {
+        self.stop_at(move |operation, key| !is_collector() && rule(operation, key))
+    }
+
+    /// Lets the collector list this often, whatever else sleeps: a round that lists once has ended when the next begins.
+    pub(crate) fn let_collect(&self, clock: &Clock, lists: u32) {
+        for _ in 0..lists {
+            let stop = self.stop_collector_at(|operation, _| operation == Operation::List);
+            stop.wait_while(|| clock.advance(ROUND_NS)).wake();
+        }
     }
 
     async fn pass(&self, operation: Operation, key: &str) {
